@@ -1,0 +1,168 @@
+// swift-tools-version: 6.2
+// SPDX-License-Identifier: Apache-2.0
+
+import PackageDescription
+
+// One array of settings for every target of ours. Each upcoming feature is linked from CONTRIBUTING.md.
+// `MDC_STRICT=1` (set by `make test` and CI) turns warnings into errors.
+let strict = Context.environment["MDC_STRICT"] == "1"
+
+let settings: [SwiftSetting] =
+    [
+        .enableUpcomingFeature("ExistentialAny"),
+        .enableUpcomingFeature("MemberImportVisibility"),
+        .enableUpcomingFeature("InternalImportsByDefault"),
+        .enableExperimentalFeature("Lifetimes"),
+    ] + (strict ? [.treatAllWarnings(as: .error)] : [])
+
+let cSettings: [CSetting] = strict ? [.treatAllWarnings(as: .error)] : []
+
+func nio(_ name: String) -> Target.Dependency { .product(name: name, package: "swift-nio") }
+
+let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let metrics = Target.Dependency.product(name: "Metrics", package: "swift-metrics")
+let lifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+let deque = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
+
+let package = Package(
+    name: "mdc",
+    platforms: [.macOS(.v15)],
+    products: [
+        .library(name: "MDCClient", targets: ["MDCClient"]),
+        .library(name: "MDCPipeline", targets: ["MDCPipeline"]),
+        .executable(name: "mdc-broker", targets: ["mdc-broker"]),
+        .executable(name: "mdc", targets: ["mdc"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+        .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+        .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
+        .package(url: "https://github.com/swiftcsv/SwiftCSV", from: "0.10.0"),
+    ],
+    targets: [
+        // C: checksums, system calls, system compression libraries. No Swift, no dependencies.
+        .target(name: "CMDCChecksum", cSettings: cSettings),
+        .target(name: "CMDCSystem", cSettings: cSettings),
+        .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+        .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
+        .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+        .systemLibrary(name: "CSnappy", providers: [.apt(["libsnappy-dev"])]),
+
+        // Arrows point upwards only: a target may use what stands above it and is named, nothing else.
+        .target(
+            name: "MDCModel",
+            dependencies: ["CMDCChecksum", "CZlib", "CLZ4", "CZstd", "CSnappy", nio("NIOCore")],
+            swiftSettings: settings
+        ),
+        .target(
+            name: "MDCLog",
+            dependencies: ["MDCModel", "CMDCSystem", nio("NIOCore"), logging],
+            swiftSettings: settings
+        ),
+        .target(
+            name: "MDCProtocol",
+            dependencies: ["MDCModel", nio("NIOCore")],
+            exclude: ["Schemas"],
+            swiftSettings: settings
+        ),
+        .target(
+            name: "MDCClient",
+            dependencies: [
+                "MDCModel", "MDCProtocol", nio("NIOCore"), nio("NIOPosix"), nio("NIOConcurrencyHelpers"),
+                logging, metrics, lifecycle, deque,
+            ],
+            swiftSettings: settings
+        ),
+        .target(
+            name: "MDCBroker",
+            dependencies: [
+                "MDCModel", "MDCLog", "MDCProtocol", "CMDCSystem", nio("NIOCore"), nio("NIOPosix"), nio("NIOHTTP1"),
+                nio("NIOConcurrencyHelpers"), logging, metrics, lifecycle, deque, "TOMLKit",
+            ],
+            swiftSettings: settings
+        ),
+        .target(
+            name: "MDCPipeline",
+            dependencies: [
+                "MDCModel", "MDCClient", nio("NIOCore"), nio("NIOPosix"), nio("NIOConcurrencyHelpers"),
+                logging, metrics, lifecycle, deque, "TOMLKit",
+                .product(name: "Hummingbird", package: "hummingbird"),
+                .product(name: "AsyncHTTPClient", package: "async-http-client"),
+                .product(name: "GRDB", package: "GRDB.swift"),
+                .product(name: "SwiftCSV", package: "SwiftCSV"),
+            ],
+            swiftSettings: settings
+        ),
+
+        // Commands: wiring only.
+        .executableTarget(
+            name: "mdc-broker",
+            dependencies: ["MDCBroker", "MDCLog", "MDCModel", arguments, logging, lifecycle],
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "mdc",
+            dependencies: [
+                "MDCModel", "MDCClient", "MDCPipeline", "MDCBroker", arguments, logging, lifecycle, metrics,
+                nio("NIOCore"), nio("NIOPosix"),
+            ],
+            swiftSettings: settings
+        ),
+        .executableTarget(name: "mdc-generate-messages", swiftSettings: settings),
+
+        // Shared by tests and benchmarks: seeded randomness, simulated disk, spawned processes, free ports.
+        .target(
+            name: "MDCTesting",
+            dependencies: ["MDCModel", "MDCLog", "MDCProtocol", "CMDCSystem", nio("NIOCore"), nio("NIOPosix"), logging],
+            swiftSettings: settings
+        ),
+
+        .testTarget(name: "MDCModelTests", dependencies: ["MDCModel", "MDCTesting"], swiftSettings: settings),
+        .testTarget(
+            name: "MDCProtocolTests",
+            dependencies: ["MDCProtocol", "MDCModel", "MDCTesting", nio("NIOCore")],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "MDCLogTests",
+            dependencies: ["MDCLog", "MDCModel", "MDCTesting", "CMDCSystem", nio("NIOCore"), logging],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "MDCClientTests",
+            dependencies: ["MDCClient", "MDCProtocol", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOEmbedded")],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "MDCBrokerTests",
+            dependencies: [
+                "MDCBroker", "MDCLog", "MDCProtocol", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"),
+                nio("NIOEmbedded"), logging,
+            ],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "MDCPipelineTests",
+            dependencies: [
+                "MDCPipeline", "MDCClient", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"), logging,
+                .product(name: "AsyncHTTPClient", package: "async-http-client"),
+            ],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "IntegrationTests",
+            dependencies: ["MDCClient", "MDCProtocol", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"), logging],
+            swiftSettings: settings
+        ),
+    ],
+    swiftLanguageModes: [.v6],
+    cLanguageStandard: .c11
+)

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// The attribute bits of a record batch. Source: Kafka message format v2.
+public struct RecordBatchAttributes: RawRepresentable, Hashable, Sendable {
+    /// The 16 bits as they stand in the header.
+    public let rawValue: Int16
+    @inlinable public init(rawValue: Int16) { self.rawValue = rawValue }
+
+    /// Bits 0–2: the number of the codec.
+    @inlinable public var compressionNumber: Int { Int(rawValue & 0x07) }
+    /// Bit 3: the batch carries the broker's append time instead of the producer's.
+    @inlinable public var isLogAppendTime: Bool { rawValue & 0x08 != 0 }
+    /// Bit 4: the batch is part of a transaction.
+    @inlinable public var isTransactional: Bool { rawValue & 0x10 != 0 }
+    /// Bit 5: the batch holds a control record (a transaction marker), which clients never see.
+    @inlinable public var isControl: Bool { rawValue & 0x20 != 0 }
+    /// Bit 6: the base timestamp is the time after which compaction may drop tombstones and markers (KIP-534).
+    @inlinable public var hasDeleteHorizon: Bool { rawValue & 0x40 != 0 }
+}
+
+/// The fixed part of a record batch, format v2 (magic 2): 61 bytes before the records.
+///
+/// The checksum covers everything from `attributes` on, so that a broker may set `baseOffset` and
+/// `partitionLeaderEpoch` without touching it.
+public struct RecordBatchHeader: Hashable, Sendable {
+    /// Byte positions within a batch.
+    public enum Layout {
+        public static let baseOffset = 0
+        public static let batchLength = 8
+        public static let partitionLeaderEpoch = 12
+        public static let magic = 16
+        public static let crc = 17
+        public static let attributes = 21
+        public static let lastOffsetDelta = 23
+        public static let baseTimestamp = 27
+        public static let maxTimestamp = 35
+        public static let producerID = 43
+        public static let producerEpoch = 51
+        public static let baseSequence = 53
+        public static let recordCount = 57
+        /// The size of the header, where the records begin.
+        public static let size = 61
+        /// The bytes before what `batchLength` counts: base offset and the length itself.
+        public static let logOverhead = 12
+        /// Where the checksummed part begins.
+        public static let checksummedFrom = attributes
+    }
+
+    /// Offset of the first record.
+    public var baseOffset: Offset
+    /// Bytes after this field: `sizeInBytes - 12`.
+    public var batchLength: Int32
+    /// Epoch of the leader that appended the batch.
+    public var partitionLeaderEpoch: LeaderEpoch
+    /// The format's version; 2 in everything MDC writes.
+    public var magic: Int8
+    /// CRC-32C over everything from `attributes` on.
+    public var crc: UInt32
+    public var attributes: RecordBatchAttributes
+    /// Offset of the last record, relative to the first. Compaction keeps it even where the last record is gone.
+    public var lastOffsetDelta: Int32
+    /// Timestamp of the first record, or the delete horizon.
+    public var baseTimestamp: Timestamp
+    public var maxTimestamp: Timestamp
+    public var producerID: ProducerID
+    public var producerEpoch: Int16
+    /// Sequence number of the first record; -1 where the producer is not idempotent.
+    public var baseSequence: Int32
+    public var recordCount: Int32
+
+    /// Reads the 61 bytes at the start of `bytes`. The caller has made sure that they are there; nothing is
+    /// judged, see `RecordBatchValidator`.
+    public init(reading bytes: UnsafeRawBufferPointer) {
+        precondition(bytes.count >= Layout.size, "a batch header has \(Layout.size) bytes, not \(bytes.count)")
+        func load<T: FixedWidthInteger>(_ position: Int, _: T.Type) -> T {
+            T(bigEndian: bytes.loadUnaligned(fromByteOffset: position, as: T.self))
+        }
+        baseOffset = Offset(load(Layout.baseOffset, Int64.self))
+        batchLength = load(Layout.batchLength, Int32.self)
+        partitionLeaderEpoch = LeaderEpoch(load(Layout.partitionLeaderEpoch, Int32.self))
+        magic = load(Layout.magic, Int8.self)
+        crc = load(Layout.crc, UInt32.self)
+        attributes = RecordBatchAttributes(rawValue: load(Layout.attributes, Int16.self))
+        lastOffsetDelta = load(Layout.lastOffsetDelta, Int32.self)
+        baseTimestamp = Timestamp(load(Layout.baseTimestamp, Int64.self))
+        maxTimestamp = Timestamp(load(Layout.maxTimestamp, Int64.self))
+        producerID = ProducerID(load(Layout.producerID, Int64.self))
+        producerEpoch = load(Layout.producerEpoch, Int16.self)
+        baseSequence = load(Layout.baseSequence, Int32.self)
+        recordCount = load(Layout.recordCount, Int32.self)
+    }
+
+    /// The size of the whole batch.
+    @inlinable public var sizeInBytes: Int { Int(batchLength) + Layout.logOverhead }
+    /// Offset of the last record (or of where it was before compaction).
+    @inlinable public var lastOffset: Offset { baseOffset + Int64(lastOffsetDelta) }
+    /// Offset after the last record.
+    @inlinable public var nextOffset: Offset { baseOffset + Int64(lastOffsetDelta) + 1 }
+    /// Whether the producer numbered its records.
+    @inlinable public var isIdempotent: Bool { producerID.rawValue >= 0 }
+    /// Sequence number of the last record; sequences wrap from 2^31-1 to 0.
+    @inlinable public var lastSequence: Int32 {
+        baseSequence < 0 ? -1 : (baseSequence &+ lastOffsetDelta) & Int32.max
+    }
+}
