@@ -166,3 +166,10 @@ let package = Package(
     swiftLanguageModes: [.v6],
     cLanguageStandard: .c11
 )
+
+// `MDC_ONLY=MDCLogTests` keeps just that test target (several: separated by commas), so that working on one module
+// does not build them all.
+if let only = Context.environment["MDC_ONLY"] {
+    let kept = Set(only.split(separator: ",").map(String.init))
+    package.targets.removeAll { $0.type == .test && !kept.contains($0.name) }
+}
