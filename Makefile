@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target installs what it needs first (Debian/Ubuntu); `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Release binaries carry the Swift runtime, so that one file can be copied to another machine.
+RELEASE := -c release --static-swift-stdlib
+JOBS ?= 2
+
+.PHONY: help deps deps-test build build-debug test unit interop vectors demo bench simulate generate format lint clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+deps: ## install the system libraries that building needs
+	@dev/install-deps build
+
+deps-test: deps ## install the foreign clients and servers that the tests talk to
+	@dev/install-deps test
+
+build: deps ## release binaries mdc-broker and mdc in .build/release/
+	swift build $(RELEASE) -j $(JOBS) --product mdc-broker
+	swift build $(RELEASE) -j $(JOBS) --product mdc
+
+build-debug: deps
+	MDC_STRICT=1 swift build -j $(JOBS) --build-tests
+
+test: deps-test build-debug ## the whole suite: unit, integration, interop, golden vectors, lint
+	dev/run-tests
+
+unit: build-debug ## the Swift test targets alone
+	MDC_STRICT=1 swift test -j $(JOBS) --skip-build
+
+interop: deps-test ## foreign Kafka clients against a fresh broker
+	@test -x .build/debug/mdc-broker || MDC_STRICT=1 swift build -j $(JOBS) --product mdc-broker
+	dev/interop
+
+vectors: deps ## golden vectors of another folder: make vectors DIR=…
+	@test -n "$(DIR)" || { echo "say which folder: make vectors DIR=path/to/vectors" >&2; exit 2; }
+	@swift build -j $(JOBS) --product mdc-vectors >&2
+	@.build/debug/mdc-vectors "$(DIR)"
+
+demo: build ## the main job, start to end: CSV of messages -> final statuses, everything in one process
+	.build/release/mdc up --demo Examples/messages.csv --data demo-data
+
+bench: build ## benchmarks, one line a figure: name value unit
+	@dev/install-deps bench
+	@Benchmarks/run
+
+generate: ## write the protocol's Swift anew from its schemas
+	dev/generate-messages
+
+format: ## format the sources in place
+	swift format -i -p -r $$(dev/sources)
+
+lint: ## formatting, licence headers, generated code
+	dev/lint
+
+clean: ## remove build products
+	rm -rf .build
