@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import MDCModel
+
+/// One entry of a message's timeline: what a component did with it or learned about it.
+///
+/// Entries are appended to `mdc.events`, keyed by message id, and never changed. A step that is repeated after a crash may
+/// be written twice; `identity` is then the same, and readers keep the first.
+public struct TimelineEvent: Codable, Sendable, Hashable {
+    /// What happened.
+    public enum Kind: String, Codable, Sendable, Hashable, CaseIterable {
+        /// The centre accepted the message: it is durable.
+        case submitted
+        /// It waits for its send-at time.
+        case scheduled
+        /// A dispatcher took it from its lane and asks the provider.
+        case dispatched
+        /// A dispatcher took an attempt that it may have sent already before a crash.
+        case redelivered
+        /// The provider took it.
+        case accepted
+        /// The provider refused it for good.
+        case rejected
+        /// The provider refused it for now.
+        case deferred
+        /// The provider gave no answer: it is not known whether it took the message.
+        case inDoubt
+        /// The provider reported about it.
+        case receipt
+        /// A report that changes nothing: a repeated, late or contradicting one; `detail` says which.
+        case receiptIgnored
+        /// No report came in time.
+        case receiptMissing
+        /// Another attempt is set for a later time.
+        case retryScheduled
+        /// The end: `status` is final.
+        case final
+    }
+
+    /// The message.
+    public var messageID: String
+    /// When it happened.
+    public var at: Timestamp
+    /// The component that wrote the entry: `ingest`, `dispatcher`, `responses`, `timers`.
+    public var component: String
+    /// What happened.
+    public var kind: Kind
+    /// The attempt it belongs to, from 1.
+    public var attempt: Int
+    /// The status of the message after the entry; nil: not changed by it.
+    public var status: MessageStatus?
+    /// The provider.
+    public var provider: String?
+    /// The provider's id of the message.
+    public var providerMessageID: String?
+    /// The provider's or our code of an error.
+    public var code: String?
+    /// For people: reason, circumstances.
+    public var detail: String?
+    /// When the next step is due (scheduled, retryScheduled).
+    public var dueAt: Timestamp?
+    /// The message itself: with `submitted` only, so that the stream of events is all that a store needs.
+    public var message: Message?
+
+    public init(
+        messageID: String,
+        at: Timestamp,
+        component: String,
+        kind: Kind,
+        attempt: Int = 1,
+        status: MessageStatus? = nil,
+        provider: String? = nil,
+        providerMessageID: String? = nil,
+        code: String? = nil,
+        detail: String? = nil,
+        dueAt: Timestamp? = nil,
+        message: Message? = nil
+    ) {
+        self.messageID = messageID
+        self.at = at
+        self.component = component
+        self.kind = kind
+        self.attempt = attempt
+        self.status = status
+        self.provider = provider
+        self.providerMessageID = providerMessageID
+        self.code = code
+        self.detail = detail
+        self.dueAt = dueAt
+        self.message = message
+    }
+}
+
+/// Where a message stands.
+public enum MessageStatus: String, Codable, Sendable, Hashable, CaseIterable {
+    /// Waits for its send-at time.
+    case scheduled
+    /// In its lane.
+    case queued
+    /// The provider has it; a report is awaited.
+    case accepted
+    /// Waits for its next attempt.
+    case retrying
+    /// Final: the provider proved delivery.
+    case delivered
+    /// Final: the provider took it and offers no proof of delivery (push).
+    case sent
+    /// Final: refused, or all attempts failed.
+    case failed
+    /// Final: its time ran out, or no report came.
+    case expired
+
+    /// Whether nothing more happens.
+    public var isFinal: Bool {
+        switch self {
+        case .delivered, .sent, .failed, .expired: true
+        case .scheduled, .queued, .accepted, .retrying: false
+        }
+    }
+}
