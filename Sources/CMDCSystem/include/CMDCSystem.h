@@ -1,7 +1,62 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Thin shims over the system calls of the storage engine. Each returns the call's result, or -errno: Swift never
+// reads errno, which another call of the same thread may have overwritten by then.
 #ifndef CMDC_SYSTEM_H
 #define CMDC_SYSTEM_H
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+
+#define MDC_OPEN_READ 0
+#define MDC_OPEN_WRITE 1
+#define MDC_OPEN_CREATE 2
+#define MDC_OPEN_EXCLUSIVE 4
+
+/// One piece of a gathered write; the layout of `struct iovec`.
+struct mdc_piece {
+    const void *_Nullable base;
+    size_t count;
+};
+
+int mdc_open(const char *_Nonnull path, int flags);
+int mdc_close(int fd);
+ssize_t mdc_pread(int fd, void *_Nonnull bytes, size_t count, int64_t position);
+ssize_t mdc_pwritev(int fd, const struct mdc_piece *_Nonnull pieces, int count, int64_t position);
+int mdc_fdatasync(int fd);
+int mdc_fsync(int fd);
+int mdc_ftruncate(int fd, int64_t size);
+/// Reserves space and extends the file's size to `position + count`; the new bytes read as zeros.
+int mdc_fallocate(int fd, int64_t position, int64_t count);
+/// 1 where the byte at `position` can be read without waiting for the disk, 0 where not.
+int mdc_is_resident(int fd, int64_t position);
+/// Asks the kernel to read ahead.
+int mdc_read_ahead(int fd, int64_t position, int64_t count);
+/// Size in bytes of an open file.
+int64_t mdc_file_size(int fd);
+/// Fills in what is known of a path; kind: 0 nothing there, 1 file, 2 folder, 3 other.
+int mdc_stat(
+    const char *_Nonnull path, int *_Nonnull kind, int64_t *_Nonnull size, int64_t *_Nonnull modified_ms,
+    int64_t *_Nonnull allocated);
+int mdc_space(const char *_Nonnull path, uint64_t *_Nonnull available, uint64_t *_Nonnull total);
+int mdc_mkdir(const char *_Nonnull path);
+int mdc_rmdir(const char *_Nonnull path);
+int mdc_unlink(const char *_Nonnull path);
+int mdc_rename(const char *_Nonnull from, const char *_Nonnull to);
+int mdc_sync_directory(const char *_Nonnull path);
+/// Calls `each` with the name of each entry but "." and ".."; kind as in `mdc_stat`.
+int mdc_list(
+    const char *_Nonnull path, void *_Nullable context,
+    void (*_Nonnull each)(void *_Nullable context, const char *_Nonnull name, int kind));
+/// Takes an exclusive lock on a whole file, without waiting. The lock ends with the descriptor.
+int mdc_lock(int fd);
+int64_t mdc_wall_clock_ms(void);
+uint64_t mdc_monotonic_ns(void);
+/// The text of an error number, into `text`.
+void mdc_error_text(int number, char *_Nonnull text, size_t size);
+/// Starts a detached thread. `name` has at most 15 characters.
+int mdc_start_thread(
+    const char *_Nonnull name, void *_Nullable context, void (*_Nonnull body)(void *_Nullable context));
+/// Writes a line to standard error and ends the process by abort.
+void mdc_die(const char *_Nonnull message) __attribute__((noreturn));
 #endif
