@@ -92,7 +92,7 @@ let package = Package(
         .target(
             name: "MDCPipeline",
             dependencies: [
-                "MDCModel", "MDCClient", nio("NIOCore"), nio("NIOPosix"), nio("NIOConcurrencyHelpers"),
+                "MDCModel", "MDCClient", nio("NIOCore"), nio("NIOPosix"), nio("NIOHTTP1"), nio("NIOConcurrencyHelpers"),
                 logging, metrics, lifecycle, deque, "TOMLKit",
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "AsyncHTTPClient", package: "async-http-client"),
