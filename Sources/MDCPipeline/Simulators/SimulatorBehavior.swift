@@ -180,7 +180,9 @@ public struct SimulatorBehavior: Sendable, Hashable {
 
     /// What happens to an attempt, counted from 1.
     public func plan(recipient: String, attempt: Int) -> SimulatorPlan {
-        var random = SplitMix64(seed: seed ^ Self.hash(recipient) ^ (UInt64(clamping: attempt) &* 0x9E37_79B9_7F4A_7C15))
+        var random = SplitMix64(
+            seed: seed ^ Self.hash(recipient) ^ (UInt64(clamping: attempt) &* 0x9E37_79B9_7F4A_7C15)
+        )
         let draw = random.nextUnit()
         let jitter = random.nextUnit()
         let fate = markedFate(recipient, attempt: attempt) ?? drawnFate(draw)
@@ -207,7 +209,10 @@ public struct SimulatorBehavior: Sendable, Hashable {
             [SimulatorPlan.Receipt(report: report, delay: delay)]
         }
         var plan = SimulatorPlan(
-            fate: fate, answer: .accept, answerDelay: delays.answer, receipts: receipts(.delivered, after: pause),
+            fate: fate,
+            answer: .accept,
+            answerDelay: delays.answer,
+            receipts: receipts(.delivered, after: pause),
             reportsBeforeAnswer: false
         )
         switch fate {
@@ -230,7 +235,8 @@ public struct SimulatorBehavior: Sendable, Hashable {
     /// The fate that a recipient asks for: a phone number by its last four digits `99NN`, others by `sim-<name>`.
     public static func marker(in recipient: String) -> SimulatedFate? {
         let bytes = Array(recipient.utf8)
-        if bytes.first == UInt8(ascii: "+"), bytes.count >= 8, bytes.dropFirst().allSatisfy({ (48...57).contains($0) }) {
+        if bytes.first == UInt8(ascii: "+"), bytes.count >= 8, bytes.dropFirst().allSatisfy({ (48...57).contains($0) })
+        {
             let tail = bytes.suffix(4).map { Int($0) - 48 }
             guard tail[0] == 9, tail[1] == 9 else { return nil }
             let code = tail[2] * 10 + tail[3]
