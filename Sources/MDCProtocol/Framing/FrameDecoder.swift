@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import NIOCore
+
+/// Cuts a stream of bytes into frames: an int32 length, then as many bytes.
+///
+/// A frame that lies whole in the bytes fed is a slice of them, not a copy. Only a frame that is spread over several
+/// reads is gathered, in a buffer that grows with what has arrived, not with what its length promises.
+public struct FrameDecoder: Sendable {
+    /// The most bytes of a frame, without its length.
+    public let maximumFrameSize: Int
+
+    private var pending = ByteBuffer()
+    /// Whether `pending` is a buffer of our own that nobody else holds a slice of.
+    private var isGathering = false
+    private var failure: ProtocolError?
+
+    /// Makes a decoder that refuses frames of more than `maximumFrameSize` bytes.
+    public init(maximumFrameSize: Int = 100 * 1024 * 1024) {
+        precondition(maximumFrameSize > 0 && maximumFrameSize < Int(Int32.max))
+        self.maximumFrameSize = maximumFrameSize
+    }
+
+    /// How many bytes wait for the rest of their frame.
+    public var bufferedBytes: Int { pending.readableBytes }
+
+    /// Feeds bytes that came from the peer.
+    public mutating func append(_ bytes: ByteBuffer) {
+        if failure != nil || bytes.readableBytes == 0 { return }
+        if pending.readableBytes == 0 {
+            pending = bytes
+            isGathering = false
+            return
+        }
+        if !isGathering {
+            var gathered = ByteBuffer()
+            gathered.reserveCapacity(pending.readableBytes + bytes.readableBytes)
+            gathered.writeImmutableBuffer(pending)
+            pending = gathered
+            isGathering = true
+        }
+        pending.writeImmutableBuffer(bytes)
+    }
+
+    /// The next whole frame, without its length; nil where more bytes are needed.
+    ///
+    /// Throws where the length is negative or too large. The stream cannot be trusted afterwards: every later call
+    /// throws the same error, and the connection should be closed.
+    public mutating func next() throws(ProtocolError) -> ByteBuffer? {
+        if let failure { throw failure }
+        guard let length = pending.getInteger(at: pending.readerIndex, as: Int32.self) else { return nil }
+        if length < 0 || Int(length) > maximumFrameSize {
+            let error = ProtocolError(
+                length < 0 ? .malformed : .limitExceeded,
+                field: "frame",
+                detail: length < 0
+                    ? "the length \(length) is negative; is the peer speaking the Kafka protocol, and without TLS?"
+                    : "the length \(length) exceeds the limit of \(maximumFrameSize) bytes"
+            )
+            failure = error
+            pending = ByteBuffer()
+            throw error
+        }
+        if pending.readableBytes < 4 + Int(length) { return nil }
+        let frame: ByteBuffer? = pending.getSlice(at: pending.readerIndex + 4, length: Int(length))
+        pending.moveReaderIndex(forwardBy: 4 + Int(length))
+        isGathering = false
+        if pending.readableBytes == 0 { pending = ByteBuffer() }
+        return frame
+    }
+}
