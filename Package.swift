@@ -125,6 +125,8 @@ let package = Package(
             swiftSettings: settings
         ),
 
+        .executableTarget(name: "mdc-vectors", dependencies: ["MDCTesting"], swiftSettings: settings),
+
         .testTarget(name: "MDCModelTests", dependencies: ["MDCModel", "MDCTesting"], swiftSettings: settings),
         .testTarget(
             name: "MDCProtocolTests",
