@@ -127,7 +127,11 @@ let package = Package(
 
         .executableTarget(name: "mdc-vectors", dependencies: ["MDCTesting"], swiftSettings: settings),
 
-        .testTarget(name: "MDCModelTests", dependencies: ["MDCModel", "MDCTesting"], swiftSettings: settings),
+        .testTarget(
+            name: "MDCModelTests",
+            dependencies: ["MDCModel", "MDCTesting", "CMDCChecksum", nio("NIOCore")],
+            swiftSettings: settings
+        ),
         .testTarget(
             name: "MDCProtocolTests",
             dependencies: ["MDCProtocol", "MDCModel", "MDCTesting", nio("NIOCore")],

@@ -6,6 +6,23 @@ public struct RecordBatchAttributes: RawRepresentable, Hashable, Sendable {
     public let rawValue: Int16
     @inlinable public init(rawValue: Int16) { self.rawValue = rawValue }
 
+    /// Puts the bits together.
+    public init(
+        codec: CompressionCodec,
+        isLogAppendTime: Bool = false,
+        isTransactional: Bool = false,
+        isControl: Bool = false,
+        hasDeleteHorizon: Bool = false
+    ) {
+        rawValue =
+            Int16(codec.rawValue) | (isLogAppendTime ? 0x08 : 0) | (isTransactional ? 0x10 : 0)
+            | (isControl ? 0x20 : 0) | (hasDeleteHorizon ? 0x40 : 0)
+    }
+
+    /// The codec; nil where the number names none.
+    @inlinable public var codec: CompressionCodec? { CompressionCodec(rawValue: UInt8(compressionNumber)) }
+    /// Bits 7–15, none of which is defined.
+    @inlinable public var unknownBits: Int16 { rawValue & ~0x7F }
     /// Bits 0–2: the number of the codec.
     @inlinable public var compressionNumber: Int { Int(rawValue & 0x07) }
     /// Bit 3: the batch carries the broker's append time instead of the producer's.
@@ -88,6 +105,67 @@ public struct RecordBatchHeader: Hashable, Sendable {
         producerEpoch = load(Layout.producerEpoch, Int16.self)
         baseSequence = load(Layout.baseSequence, Int32.self)
         recordCount = load(Layout.recordCount, Int32.self)
+    }
+
+    /// Makes a header of its fields; `magic` is 2.
+    public init(
+        baseOffset: Offset = 0,
+        batchLength: Int32,
+        partitionLeaderEpoch: LeaderEpoch = .unknown,
+        crc: UInt32 = 0,
+        attributes: RecordBatchAttributes,
+        lastOffsetDelta: Int32,
+        baseTimestamp: Timestamp,
+        maxTimestamp: Timestamp,
+        producerID: ProducerID = .none,
+        producerEpoch: Int16 = -1,
+        baseSequence: Int32 = -1,
+        recordCount: Int32
+    ) {
+        self.baseOffset = baseOffset
+        self.batchLength = batchLength
+        self.partitionLeaderEpoch = partitionLeaderEpoch
+        self.magic = 2
+        self.crc = crc
+        self.attributes = attributes
+        self.lastOffsetDelta = lastOffsetDelta
+        self.baseTimestamp = baseTimestamp
+        self.maxTimestamp = maxTimestamp
+        self.producerID = producerID
+        self.producerEpoch = producerEpoch
+        self.baseSequence = baseSequence
+        self.recordCount = recordCount
+    }
+
+    /// Writes the 61 bytes to the start of `bytes`, `crc` as it stands in the field.
+    public func write(to bytes: UnsafeMutableRawBufferPointer) {
+        precondition(bytes.count >= Layout.size, "a batch header takes \(Layout.size) bytes, not \(bytes.count)")
+        func store(_ value: some FixedWidthInteger, _ position: Int) {
+            bytes.storeBytes(of: value.bigEndian, toByteOffset: position, as: type(of: value))
+        }
+        store(baseOffset.rawValue, Layout.baseOffset)
+        store(batchLength, Layout.batchLength)
+        store(partitionLeaderEpoch.rawValue, Layout.partitionLeaderEpoch)
+        store(magic, Layout.magic)
+        store(crc, Layout.crc)
+        store(attributes.rawValue, Layout.attributes)
+        store(lastOffsetDelta, Layout.lastOffsetDelta)
+        store(baseTimestamp.rawValue, Layout.baseTimestamp)
+        store(maxTimestamp.rawValue, Layout.maxTimestamp)
+        store(producerID.rawValue, Layout.producerID)
+        store(producerEpoch, Layout.producerEpoch)
+        store(baseSequence, Layout.baseSequence)
+        store(recordCount, Layout.recordCount)
+    }
+
+    /// The checksum of a batch with this header and these (compressed) records after it. For a broker that changes
+    /// a checksummed field, such as the timestamp type: `header.crc = header.checksum(records: …)`, then `write`.
+    public func checksum(records: UnsafeRawBufferPointer) -> UInt32 {
+        withUnsafeTemporaryAllocation(byteCount: Layout.size, alignment: 8) { bytes in
+            write(to: bytes)
+            let own = UnsafeRawBufferPointer(rebasing: bytes[Layout.checksummedFrom...])
+            return CRC32C.extend(CRC32C.compute(own), records)
+        }
     }
 
     /// The size of the whole batch.
