@@ -116,7 +116,7 @@ public struct RetryPolicy: Codable, Sendable, Hashable {
     public var onInDoubt: TimeoutAction
 
     /// What to do with a message whose fate the provider did not tell.
-    public enum TimeoutAction: String, Codable, Sendable, Hashable {
+    public enum TimeoutAction: String, Codable, Sendable, Hashable, CaseIterable {
         /// Try again (may reach the recipient twice).
         case retry
         /// Give up: final status `expired`.

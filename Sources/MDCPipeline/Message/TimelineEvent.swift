@@ -39,6 +39,8 @@ public struct TimelineEvent: Codable, Sendable, Hashable {
 
     /// The message.
     public var messageID: String
+    /// The channel of the message, that is the collection that a store keeps it in.
+    public var channel: Channel
     /// When it happened.
     public var at: Timestamp
     /// The component that wrote the entry: `ingest`, `dispatcher`, `responses`, `timers`.
@@ -64,6 +66,7 @@ public struct TimelineEvent: Codable, Sendable, Hashable {
 
     public init(
         messageID: String,
+        channel: Channel,
         at: Timestamp,
         component: String,
         kind: Kind,
@@ -77,6 +80,7 @@ public struct TimelineEvent: Codable, Sendable, Hashable {
         message: Message? = nil
     ) {
         self.messageID = messageID
+        self.channel = channel
         self.at = at
         self.component = component
         self.kind = kind

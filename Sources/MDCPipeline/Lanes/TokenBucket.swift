@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// Limits a rate: so many per second, with a burst. Pure: time comes in as nanoseconds of a monotonic clock.
+public struct TokenBucket: Sendable {
+    private let perSecond: Double
+    private let burst: Double
+    private var tokens: Double
+    private var at: Int64
+
+    public init(perSecond: Double, burst: Double? = nil, nowNanoseconds: Int64) {
+        precondition(perSecond > 0, "a rate must be positive")
+        self.perSecond = perSecond
+        self.burst = max(1, burst ?? perSecond / 20)
+        self.tokens = self.burst
+        self.at = nowNanoseconds
+    }
+
+    /// Takes a token: 0 if there was one, else the nanoseconds until there is one (none is taken then).
+    public mutating func take(nowNanoseconds now: Int64) -> Int64 {
+        if now > at {
+            tokens = min(burst, tokens + Double(now - at) * perSecond / 1e9)
+            at = now
+        }
+        if tokens >= 1 {
+            tokens -= 1
+            return 0
+        }
+        return max(1, Int64(((1 - tokens) / perSecond * 1e9).rounded(.up)))
+    }
+}

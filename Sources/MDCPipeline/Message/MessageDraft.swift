@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import MDCModel
+
+/// A message as a client writes it: what it does not say, the centre fills in.
+public struct MessageDraft: Codable, Sendable, Hashable {
+    /// Chosen by the centre; a given one is kept only where it is a UUID.
+    public var id: String?
+    /// The client of the centre; nil: `default`.
+    public var tenant: String?
+    /// The way it travels.
+    public var channel: Channel
+    /// The priority lane; nil: the lane set's default.
+    public var lane: String?
+    /// The recipient.
+    public var to: String
+    /// The originator; nil: the channel's default.
+    public var sender: String?
+    /// What the recipient reads.
+    public var content: MessageContent
+    /// The name of the template that the content was made from.
+    public var template: String?
+    /// Two submissions of one tenant with the same key are one message.
+    public var idempotencyKey: String?
+    /// Not dispatched before this point in time.
+    public var sendAt: Timestamp?
+    /// Not dispatched or retried after this point in time.
+    public var expiresAt: Timestamp?
+    /// Overrides the channel's retry policy.
+    public var retryPolicy: RetryPolicy?
+    /// Where the final status is reported to.
+    public var feedbackURL: String?
+    /// Set by the centre.
+    public var createdAt: Timestamp?
+    /// Set by the centre.
+    public var attempt: Int?
+
+    public init(
+        id: String? = nil,
+        tenant: String? = nil,
+        channel: Channel,
+        lane: String? = nil,
+        to: String,
+        sender: String? = nil,
+        content: MessageContent,
+        template: String? = nil,
+        idempotencyKey: String? = nil,
+        sendAt: Timestamp? = nil,
+        expiresAt: Timestamp? = nil,
+        retryPolicy: RetryPolicy? = nil,
+        feedbackURL: String? = nil,
+        createdAt: Timestamp? = nil,
+        attempt: Int? = nil
+    ) {
+        self.id = id
+        self.tenant = tenant
+        self.channel = channel
+        self.lane = lane
+        self.to = to
+        self.sender = sender
+        self.content = content
+        self.template = template
+        self.idempotencyKey = idempotencyKey
+        self.sendAt = sendAt
+        self.expiresAt = expiresAt
+        self.retryPolicy = retryPolicy
+        self.feedbackURL = feedbackURL
+        self.createdAt = createdAt
+        self.attempt = attempt
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import MDCModel
+
+/// Where a message stands: the fold of its timeline. The events may come in any order that their writers' order allows.
+public struct MessageState: Sendable, Equatable {
+    /// The document; nil until its `submitted` event was seen.
+    public private(set) var message: Message?
+    /// The status; final ones stay.
+    public private(set) var status: MessageStatus = .queued
+    /// The latest attempt that anything is known of.
+    public private(set) var attempt = 1
+    /// How far the latest attempt is.
+    public private(set) var phase = Phase.none
+    /// When the next thing is due: the report's deadline, or the next attempt.
+    public private(set) var dueAt: Timestamp?
+    /// What the latest failed attempt said.
+    public private(set) var code: String?
+    public private(set) var detail: String?
+    /// The provider of the latest attempt.
+    public private(set) var provider: String?
+    /// The provider's id of the latest attempt.
+    public private(set) var providerMessageID: String?
+
+    /// How far an attempt is, in order.
+    public enum Phase: Int, Sendable, Comparable {
+        case none, deferred, inDoubt, accepted, retryScheduled, final
+        public static func < (lhs: Phase, rhs: Phase) -> Bool { lhs.rawValue < rhs.rawValue }
+    }
+
+    public init() {}
+
+    /// Grows with each step; a later step never has a lower one. For stores that merge out of order.
+    public var progress: Int { phase == .final ? Int.max >> 1 : attempt * 8 + phase.rawValue }
+
+    /// Applies an event; true if the status or phase changed.
+    @discardableResult
+    public mutating func apply(_ event: TimelineEvent) -> Bool {
+        if event.kind == .submitted {
+            guard message == nil, let document = event.message else { return false }
+            message = document
+            if phase == .none, status == .queued, event.status == .scheduled { status = .scheduled }
+            return true
+        }
+        guard phase != .final else { return false }
+        if let final = event.status, final.isFinal {
+            note(event)
+            status = final
+            phase = .final
+            dueAt = nil
+            return true
+        }
+        switch event.kind {
+        case .accepted: return step(event, .accepted, .accepted)
+        case .deferred: return step(event, .deferred, .queued)
+        case .inDoubt: return step(event, .inDoubt, .accepted)
+        case .retryScheduled, .receipt, .receiptMissing:
+            // These name the attempt that ended; the next one is due at `dueAt`.
+            guard event.status == .retrying else { return false }
+            return step(event, .retryScheduled, .retrying)
+        case .submitted, .scheduled, .dispatched, .redelivered, .rejected, .receiptIgnored, .final: return false
+        }
+    }
+
+    private mutating func step(_ event: TimelineEvent, _ phase: Phase, _ status: MessageStatus) -> Bool {
+        guard event.attempt * 8 + phase.rawValue > attempt * 8 + self.phase.rawValue else { return false }
+        note(event)
+        attempt = event.attempt
+        self.phase = phase
+        self.status = status
+        dueAt = event.dueAt
+        return true
+    }
+
+    private mutating func note(_ event: TimelineEvent) {
+        attempt = max(attempt, event.attempt)
+        if let provider = event.provider { self.provider = provider }
+        if let id = event.providerMessageID { providerMessageID = id }
+        if let code = event.code { self.code = code }
+        if let detail = event.detail { self.detail = detail }
+    }
+}

@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import DequeModule
+public import MDCModel
+
+/// What the response handler has to do. The order within one list matters: timers before the event that speaks of them.
+public enum LedgerAction: Sendable, Equatable {
+    /// Append the event to the timeline. `closes`: the message is at its end; once the event is durable, its first event
+    /// need no longer be kept in reach.
+    case append(TimelineEvent, closes: EventPosition?)
+    /// Publish the final state.
+    case publish(Message, MessageStatus, at: Timestamp)
+    /// Deliver the message to its lane for another attempt at that time.
+    case schedule(Message, attempt: Int, due: Timestamp)
+    /// Cancel the timer of an attempt.
+    case unschedule(messageID: String, attempt: Int)
+    /// Put the receipt with the dead letters.
+    case deadLetter(ProviderReceipt, reason: String)
+    /// The receipt with this token is dealt with, once the actions before it are durable.
+    case finish(ReceiptToken)
+}
+
+/// A place in `mdc.events`.
+public struct EventPosition: Sendable, Hashable {
+    public var partition: Int32
+    public var offset: Int64
+
+    public init(partition: Int32, offset: Int64) {
+        self.partition = partition
+        self.offset = offset
+    }
+}
+
+/// Names a receipt record that is being dealt with: its topic partition and offset.
+public struct ReceiptToken: Sendable, Hashable {
+    public var topicPartition: TopicPartition
+    public var offset: Int64
+
+    public init(topicPartition: TopicPartition, offset: Int64) {
+        self.topicPartition = topicPartition
+        self.offset = offset
+    }
+}
+
+/// The state of all messages that are not at their end, and the decisions about them. Pure: no clock, no log.
+///
+/// It is told each event (`load` while the past is read back, `apply` after), each receipt and the time, and says what to do.
+/// Decisions come from states, not from inputs, so that deciding again after a restart gives the same.
+public struct MessageLedger: Sendable {
+    /// Policies and limits.
+    public struct Configuration: Sendable {
+        /// For messages that bring no policy of their own.
+        public var policies: [Channel: RetryPolicy]
+        /// How long a receipt waits for the acceptance that it belongs to, in milliseconds.
+        public var holdMilliseconds: Int64
+        /// Receipts that may wait at once; beyond, the oldest go to the dead letters.
+        public var heldMax: Int
+        /// Ended messages that are remembered to recognise late receipts.
+        public var endedMax: Int
+
+        public init(
+            policies: [Channel: RetryPolicy] = [:],
+            holdMilliseconds: Int64 = 60_000,
+            heldMax: Int = 100_000,
+            endedMax: Int = 200_000
+        ) {
+            self.policies = policies
+            self.holdMilliseconds = holdMilliseconds
+            self.heldMax = heldMax
+            self.endedMax = endedMax
+        }
+    }
+
+    struct Entry: Sendable {
+        var state = MessageState()
+        var first: EventPosition
+        var providerKeys: [ProviderKey] = []
+    }
+
+    struct ProviderKey: Hashable, Sendable {
+        var provider: String
+        var id: String
+    }
+
+    struct Owner: Sendable {
+        var messageID: String
+        var attempt: Int
+    }
+
+    struct Ended: Sendable {
+        var status: MessageStatus
+        var attempt: Int
+        var providerKeys: [ProviderKey]
+    }
+
+    struct Held: Sendable {
+        var receipt: ProviderReceipt
+        var token: ReceiptToken
+        var since: Timestamp
+    }
+
+    enum HoldKey: Hashable, Sendable {
+        case message(String)
+        case provider(ProviderKey)
+    }
+
+    let configuration: Configuration
+    var open: [String: Entry] = [:]
+    var byProviderID: [ProviderKey: Owner] = [:]
+    var ended: [String: Ended] = [:]
+    var endedOrder: Deque<String> = []
+    var held: [HoldKey: [Held]] = [:]
+    var heldOrder: Deque<(key: HoldKey, token: ReceiptToken, since: Timestamp)> = []
+    var heldCount = 0
+    var deadlines = TimerQueue<String, Int>()
+
+    public init(_ configuration: Configuration = Configuration()) {
+        self.configuration = configuration
+    }
+
+    /// Messages that are not at their end.
+    public var openCount: Int { open.count }
+
+    /// Receipts that wait for their acceptance.
+    public var heldReceipts: Int { heldCount }
+
+    /// When `tick` has something to do; nil: not by itself.
+    public var nextDue: Timestamp? {
+        mutating get {
+            let hold = heldOrder.first.map { $0.since.rawValue + configuration.holdMilliseconds }
+            switch (deadlines.nextDue, hold) {
+            case (nil, nil): return nil
+            case (let due?, nil): return Timestamp(due)
+            case (nil, let due?): return Timestamp(due)
+            case (let a?, let b?): return Timestamp(min(a, b))
+            }
+        }
+    }
+
+    /// The policy of a message.
+    func policy(_ message: Message) -> RetryPolicy {
+        message.retryPolicy ?? configuration.policies[message.channel] ?? RetryPolicy()
+    }
+
+    // MARK: - Events
+
+    /// Folds an event of the past. Returns whether the message was new here, that is whether its position is to be tracked.
+    public mutating func load(_ event: TimelineEvent, at position: EventPosition) -> LoadResult {
+        if ended[event.messageID] != nil { return .ignored }
+        let known = open[event.messageID] != nil
+        var entry = open[event.messageID] ?? Entry(first: position)
+        entry.state.apply(event)
+        if event.kind == .accepted, let provider = event.provider, let id = event.providerMessageID {
+            let key = ProviderKey(provider: provider, id: id)
+            entry.providerKeys.append(key)
+            byProviderID[key] = Owner(messageID: event.messageID, attempt: event.attempt)
+        }
+        if entry.state.status.isFinal {
+            // The document comes last now and then (`accepted` overtakes `submitted`); a store needs it, the ledger does not.
+            end(event.messageID, entry)
+            return known ? .closed(entry.first) : .closed(position)
+        }
+        open[event.messageID] = entry
+        return known ? .known : .opened
+    }
+
+    /// What loading an event did.
+    public enum LoadResult: Sendable, Equatable {
+        /// The first event of a message.
+        case opened
+        /// Another event of an open message.
+        case known
+        /// The last event of a message whose first was there.
+        case closed(EventPosition)
+        /// An event after the end.
+        case ignored
+    }
+
+    /// Decides about a message, after an event of others or after the past was loaded.
+    public mutating func decide(_ messageID: String, now: Timestamp) -> [LedgerAction] {
+        guard let entry = open[messageID] else { return [] }
+        var actions: [LedgerAction] = []
+        switch entry.state.phase {
+        case .deferred: actions = afterFailure(messageID, entry, .retryScheduled, receipt: nil, now: now)
+        case .inDoubt:
+            guard let message = entry.state.message else { break }
+            switch policy(message).onInDoubt {
+            case .retry: actions = afterFailure(messageID, entry, .retryScheduled, receipt: nil, now: now)
+            case .expire: arm(messageID, entry, now: now)
+            }
+        case .accepted: arm(messageID, entry, now: now)
+        case .none, .retryScheduled, .final: break
+        }
+        return actions + releaseHeld(messageID, now: now)
+    }
+
+    /// Folds an event and decides.
+    public mutating func apply(_ event: TimelineEvent, at position: EventPosition, now: Timestamp)
+        -> (LoadResult, [LedgerAction])
+    {
+        let result = load(event, at: position)
+        switch result {
+        case .ignored: return (result, [])
+        case .closed: return (result, releaseHeld(event.messageID, now: now))
+        case .opened, .known: return (result, decide(event.messageID, now: now))
+        }
+    }
+
+    /// Decides about all open messages, after the past was loaded.
+    public mutating func decideAll(partition: Int32, now: Timestamp) -> [LedgerAction] {
+        var actions: [LedgerAction] = []
+        for (id, entry) in open where entry.first.partition == partition { actions += decide(id, now: now) }
+        return actions
+    }
+
+    /// Forgets the messages of a partition that went to another worker.
+    public mutating func drop(partition: Int32) {
+        for (id, entry) in open where entry.first.partition == partition {
+            for key in entry.providerKeys { byProviderID[key] = nil }
+            deadlines.cancel(id)
+            open[id] = nil
+        }
+    }
+
+    /// What happens at a point in time: deadlines of reports and of held receipts.
+    public mutating func tick(now: Timestamp) -> [LedgerAction] {
+        var actions: [LedgerAction] = []
+        while let due = deadlines.popDue(now: now.rawValue) {
+            guard let entry = open[due.id], entry.state.attempt == due.payload,
+                entry.state.phase == .accepted || entry.state.phase == .inDoubt, let message = entry.state.message
+            else { continue }
+            if policy(message).onReceiptTimeout == .retry, entry.state.phase == .accepted {
+                actions += afterFailure(due.id, entry, .receiptMissing, receipt: nil, now: now)
+            } else {
+                let event = TimelineEvent(
+                    messageID: due.id,
+                    channel: message.channel,
+                    at: now,
+                    component: "responses",
+                    kind: .receiptMissing,
+                    attempt: entry.state.attempt,
+                    status: .expired,
+                    provider: entry.state.provider,
+                    code: "no-receipt",
+                    detail: "no report from the provider in time"
+                )
+                actions += finish(due.id, entry, event)
+            }
+        }
+        while let first = heldOrder.first,
+            now - first.since >= configuration.holdMilliseconds || heldCount > configuration.heldMax
+        {
+            heldOrder.removeFirst()
+            actions += giveUp(first.key, first.token)
+        }
+        return actions
+    }
+
+    // MARK: - Decisions
+
+    /// Arms the deadline of a report.
+    private mutating func arm(_ messageID: String, _ entry: Entry, now: Timestamp) {
+        guard let message = entry.state.message else { return }
+        let due = entry.state.dueAt ?? now + policy(message).receiptTimeoutMilliseconds
+        deadlines.set(messageID, due: due.rawValue, payload: entry.state.attempt)
+    }
+
+    /// Another attempt if the policy has one left and it comes before the message expires; else the end.
+    mutating func afterFailure(
+        _ messageID: String,
+        _ entry: Entry,
+        _ kind: TimelineEvent.Kind,
+        receipt: ProviderReceipt?,
+        now: Timestamp
+    ) -> [LedgerAction] {
+        guard let message = entry.state.message else { return [] }
+        let policy = policy(message)
+        let attempt = entry.state.attempt
+        var event = TimelineEvent(
+            messageID: messageID,
+            channel: message.channel,
+            at: now,
+            component: "responses",
+            kind: kind,
+            attempt: attempt,
+            provider: receipt?.provider ?? entry.state.provider,
+            providerMessageID: receipt?.providerMessageID,
+            code: receipt?.code,
+            detail: receipt?.reason
+        )
+        guard attempt < policy.attemptsMax else {
+            if kind == .retryScheduled { event.kind = .final }
+            event.status = kind == .receiptMissing ? .expired : .failed
+            event.code = event.code ?? entry.state.code
+            event.detail =
+                "all \(attempt) attempts failed" + ((event.detail ?? entry.state.detail).map { "; last: \($0)" } ?? "")
+            return finish(messageID, entry, event)
+        }
+        // A provider that asks for a pause says so in the `dueAt` of the `deferred` event.
+        let asked = entry.state.phase == .deferred ? max(0, (entry.state.dueAt ?? now) - now) : 0
+        let spread = RetryPolicy.spread(messageID: messageID, attempt: attempt + 1)
+        let due = now + policy.backoff(beforeAttempt: attempt + 1, spread: spread, providerAsksMilliseconds: asked)
+        if let expiresAt = message.expiresAt, due >= expiresAt {
+            if kind == .retryScheduled { event.kind = .final }
+            event.status = .expired
+            event.detail = "expires before another attempt" + (event.detail.map { "; last: \($0)" } ?? "")
+            return finish(messageID, entry, event)
+        }
+        event.status = .retrying
+        event.dueAt = due
+        var changed = entry
+        changed.state.apply(event)
+        open[messageID] = changed
+        deadlines.cancel(messageID)
+        return [.schedule(message, attempt: attempt + 1, due: due), .append(event, closes: nil)]
+    }
+
+    /// Writes the last event of a message.
+    mutating func finish(_ messageID: String, _ entry: Entry, _ event: TimelineEvent) -> [LedgerAction] {
+        var entry = entry
+        var actions: [LedgerAction] = []
+        if entry.state.phase == .retryScheduled {
+            actions.append(.unschedule(messageID: messageID, attempt: entry.state.attempt + 1))
+        }
+        entry.state.apply(event)
+        actions.append(.append(event, closes: entry.first))
+        if let message = entry.state.message {
+            actions.append(.publish(message, entry.state.status, at: event.at))
+        }
+        end(messageID, entry)
+        return actions
+    }
+
+    /// Moves a message from the open to the ended ones.
+    private mutating func end(_ messageID: String, _ entry: Entry) {
+        open[messageID] = nil
+        deadlines.cancel(messageID)
+        ended[messageID] = Ended(
+            status: entry.state.status,
+            attempt: entry.state.attempt,
+            providerKeys: entry.providerKeys
+        )
+        endedOrder.append(messageID)
+        while endedOrder.count > configuration.endedMax {
+            let oldest = endedOrder.removeFirst()
+            for key in ended.removeValue(forKey: oldest)?.providerKeys ?? [] { byProviderID[key] = nil }
+        }
+    }
+}
