@@ -3,6 +3,7 @@
 import CMDCChecksum
 import MDCModel
 import MDCTesting
+import NIOCore
 import Testing
 
 /// A small seeded generator (SplitMix64), so that a failing case can be run again.

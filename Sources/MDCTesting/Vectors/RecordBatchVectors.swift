@@ -18,6 +18,13 @@ public enum RecordBatchVectors {
         public let fields: [String: JSONValue]
         /// The batch.
         public let bytes: ByteBuffer
+
+        /// Makes an example.
+        public init(name: String, fields: [String: JSONValue], bytes: ByteBuffer) {
+            self.name = name
+            self.fields = fields
+            self.bytes = bytes
+        }
     }
 
     /// Why an example failed.
