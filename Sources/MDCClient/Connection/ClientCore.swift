@@ -16,6 +16,8 @@ final class ClientCore: @unchecked Sendable {
     enum Purpose: Hashable {
         case general
         case coordinator
+        /// Joining and heartbeats: a join waits for the other members, and commits must not wait with it.
+        case membership
         case fetch(slot: Int)
     }
 

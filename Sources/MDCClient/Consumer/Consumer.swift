@@ -25,7 +25,7 @@ public final class Consumer: Service, Sendable {
     /// Runs until graceful shutdown or `close()`, then leaves the group and closes.
     public func run() async throws {
         await driver.untilShutdownOrClosed()
-        await close()
+        await driver.close(commitsAll: false)
     }
 
     /// Joins the group for these topics, or changes the topics of a member.
