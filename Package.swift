@@ -158,7 +158,7 @@ let package = Package(
         .testTarget(
             name: "MDCPipelineTests",
             dependencies: [
-                "MDCPipeline", "MDCClient", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"), logging,
+                "MDCPipeline", "MDCClient", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"), nio("NIOHTTP1"), logging,
                 .product(name: "AsyncHTTPClient", package: "async-http-client"),
             ],
             swiftSettings: settings
