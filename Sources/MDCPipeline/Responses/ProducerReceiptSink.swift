@@ -35,6 +35,6 @@ public struct ProducerReceiptSink: ReceiptSink {
     private func record(_ receipt: ProviderReceipt) -> ProducerRecord {
         ProducerRecord(
             topic: "\(topicPrefix).\(receipt.channel.rawValue)", key: ByteBuffer(string: receipt.recordKey),
-            value: ByteBuffer(string: encodeJSON(receipt)))
+            value: receipt.json())
     }
 }
