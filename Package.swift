@@ -134,7 +134,7 @@ let package = Package(
         ),
         .testTarget(
             name: "MDCProtocolTests",
-            dependencies: ["MDCProtocol", "MDCModel", "MDCTesting", nio("NIOCore")],
+            dependencies: ["MDCProtocol", "MDCModel", "MDCTesting", "mdc-generate-messages", nio("NIOCore")],
             swiftSettings: settings
         ),
         .testTarget(
