@@ -88,14 +88,23 @@ enum NodeCheckpoint {
             let numbers = words.dropFirst().compactMap { Int64(String(decoding: $0, as: UTF8.self)) }
             guard numbers.count == 13, let partition = Int32(exactly: numbers[0]) else { return nil }
             let key = TopicPartition(
-                topic: String(decoding: words[0], as: UTF8.self), partition: PartitionID(partition))
+                topic: String(decoding: words[0], as: UTF8.self),
+                partition: PartitionID(partition)
+            )
             partitions[key] = PartitionCheckpoint(
-                logStartOffset: Offset(numbers[1]), recoveryOffset: Offset(numbers[2]),
-                segmentBase: Offset(numbers[3]), position: Int(numbers[4]), maxTimestamp: Timestamp(numbers[5]),
-                offsetOfMaxTimestamp: Offset(numbers[6]), offsetIndexEntries: Int(numbers[7]),
-                offsetIndexChecksum: UInt32(truncatingIfNeeded: numbers[8]), timeIndexEntries: Int(numbers[9]),
-                timeIndexChecksum: UInt32(truncatingIfNeeded: numbers[10]), abortedTransactions: Int(numbers[11]),
-                hasNoProducers: numbers[12] == 1)
+                logStartOffset: Offset(numbers[1]),
+                recoveryOffset: Offset(numbers[2]),
+                segmentBase: Offset(numbers[3]),
+                position: Int(numbers[4]),
+                maxTimestamp: Timestamp(numbers[5]),
+                offsetOfMaxTimestamp: Offset(numbers[6]),
+                offsetIndexEntries: Int(numbers[7]),
+                offsetIndexChecksum: UInt32(truncatingIfNeeded: numbers[8]),
+                timeIndexEntries: Int(numbers[9]),
+                timeIndexChecksum: UInt32(truncatingIfNeeded: numbers[10]),
+                abortedTransactions: Int(numbers[11]),
+                hasNoProducers: numbers[12] == 1
+            )
         }
         return partitions
     }

@@ -19,6 +19,10 @@ final class DataDirectory: Sendable {
     private let state = Mutex(State())
     /// Mirrors `state.refusal != nil`, so that an append needs no lock to know.
     private let isRefusing = Atomic<Bool>(false)
+    /// The logs in this folder.
+    private let logs = Mutex<[TopicPartition: PartitionLog]>([:])
+    /// Held while a checkpoint is written; holds the last content.
+    private let checkpointed = Mutex<[UInt8]>([])
 
     init(path: String, fileSystem: any FileSystem) {
         self.path = path
@@ -34,8 +38,10 @@ final class DataDirectory: Sendable {
         } catch {
             if error.kind == .busy {
                 throw LogError(
-                    .locked, "\(path) is in use by another process; stop it, or give this node another folder",
-                    cause: error)
+                    .locked,
+                    "\(path) is in use by another process; stop it, or give this node another folder",
+                    cause: error
+                )
             }
             throw LogError(error, while: "opening the data folder \(path)")
         }
@@ -64,6 +70,53 @@ final class DataDirectory: Sendable {
         state.withLock { $0.lock = nil }
     }
 
+    // MARK: Logs
+
+    func add(_ log: PartitionLog) { logs.withLock { $0[log.topicPartition] = log } }
+    func remove(_ log: PartitionLog) { logs.withLock { $0[log.topicPartition] = nil } }
+    var allLogs: [PartitionLog] { logs.withLock { Array($0.values) } }
+    var logCount: Int { logs.withLock { $0.count } }
+
+    /// Writes the checkpoints of all logs of the folder, as they stand, durably: ours and Kafka's.
+    func writeCheckpoint() throws(LogError) {
+        try checkpointed.withLock { last throws(LogError) in
+            var entries: [TopicPartition: PartitionCheckpoint] = [:]
+            var starts: [TopicPartition: Offset] = [:]
+            for log in allLogs {
+                let (entry, firstBase) = log.published.withLock { state -> (PartitionCheckpoint, Offset) in
+                    var entry = state.checkpoint
+                    entry.logStartOffset = state.logStart
+                    return (entry, state.segments[0].baseOffset)
+                }
+                entries[log.topicPartition] = entry
+                if entry.logStartOffset > firstBase { starts[log.topicPartition] = entry.logStartOffset }
+            }
+            let bytes = NodeCheckpoint.encode(entries)
+            if bytes == last { return }
+            do throws(FileSystemError) {
+                try replace(FileName.recoveryPoints, OffsetCheckpoint.encode(entries.mapValues(\.recoveryOffset)))
+                try replace(FileName.logStarts, OffsetCheckpoint.encode(starts))
+                try replace(FileName.checkpoint, bytes)
+                try fileSystem.syncDirectory(path)
+            } catch {
+                writeFailed(error)
+                throw LogError(error, while: "writing the checkpoint of \(path)")
+            }
+            last = bytes
+        }
+    }
+
+    private func replace(_ name: String, _ bytes: [UInt8]) throws(FileSystemError) {
+        let temporary = "\(path)/\(name)\(FileName.temporary)"
+        let file = try fileSystem.open(temporary, [.write, .create])
+        try file.truncate(to: 0)
+        try file.writeFully(bytes, at: 0)
+        try file.sync()
+        try fileSystem.rename(temporary, to: "\(path)/\(name)")
+    }
+
+    // MARK: Health
+
     /// Why an append is refused; nil where it is welcome.
     var refusal: LogError? {
         guard isRefusing.load(ordering: .relaxed) else { return nil }
@@ -83,14 +136,16 @@ final class DataDirectory: Sendable {
                     state.refusal = LogError(
                         .noSpace,
                         "the disk of \(path) is full: free some space or shorten retention; appends are accepted again by themselves",
-                        cause: error)
+                        cause: error
+                    )
                 }
             case .inputOutput, .readOnly:
                 state.isOffline = true
                 state.refusal = LogError(
                     .offline,
                     "the data folder \(path) has failed (\(error)); its partitions can be read but not written. Replace or remount the disk and start again",
-                    cause: error)
+                    cause: error
+                )
             default: return
             }
             isRefusing.store(state.refusal != nil, ordering: .relaxed)
@@ -107,8 +162,12 @@ final class DataDirectory: Sendable {
         if space.available < minimum && !isFull {
             writeFailed(
                 FileSystemError(
-                    .noSpace, call: "statvfs", path: path,
-                    reason: "\(space.available) bytes are free, fewer than the \(minimum) kept for deletions"))
+                    .noSpace,
+                    call: "statvfs",
+                    path: path,
+                    reason: "\(space.available) bytes are free, fewer than the \(minimum) kept for deletions"
+                )
+            )
         } else if isFull, space.available > minimum + minimum / 4 + UInt64(hasBallast ? 0 : ballast) {
             state.withLock { state in
                 state.refusal = nil
@@ -151,6 +210,40 @@ struct LogEnvironment: Sendable {
     var groupCommit: GroupCommit
     /// Bytes appended on the node since the last checkpoint.
     var appendedBytes: AppendedBytes
+    var deletions: DelayedDeletions
+}
+
+/// Files that are to be unlinked once readers have had time to let go of them.
+final class DelayedDeletions: Sendable {
+    private let entries = Mutex<[(path: String, due: Timestamp)]>([])
+
+    func add(_ path: String, at due: Timestamp) { entries.withLock { $0.append((path, due)) } }
+
+    /// Unlinks what is due. What cannot be unlinked now is found by the next start.
+    func run(now: Timestamp, _ fileSystem: any FileSystem) {
+        let due = entries.withLock { entries -> [String] in
+            let due = entries.filter { $0.due <= now }.map(\.path)
+            if !due.isEmpty { entries.removeAll { $0.due <= now } }
+            return due
+        }
+        for path in due { removeTree(path, fileSystem) }
+    }
+}
+
+/// Removes a file, or a folder with the files in it.
+func removeTree(_ path: String, _ fileSystem: any FileSystem) {
+    do throws(FileSystemError) {
+        guard let attributes = try fileSystem.attributes(path) else { return }
+        if attributes.isDirectory {
+            for entry in try fileSystem.list(path) { try fileSystem.unlinkIfPresent("\(path)/\(entry.name)") }
+            try fileSystem.removeDirectory(path)
+        } else {
+            try fileSystem.unlink(path)
+        }
+    } catch {
+        // Left for the next start, which removes everything that is marked as deleted.
+        return
+    }
 }
 
 /// A counter that several logs add to.

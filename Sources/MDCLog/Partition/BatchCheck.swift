@@ -26,7 +26,8 @@ struct BatchCheck {
             if header.sizeInBytes > settings.segmentBytes {
                 throw LogError(
                     .messageTooLarge,
-                    "a batch of \(header.sizeInBytes) bytes exceeds segment.bytes, \(settings.segmentBytes)")
+                    "a batch of \(header.sizeInBytes) bytes exceeds segment.bytes, \(settings.segmentBytes)"
+                )
             }
             if header.attributes.isControl && origin != .replica {
                 let batch = UnsafeRawBufferPointer(rebasing: rest[..<header.sizeInBytes])

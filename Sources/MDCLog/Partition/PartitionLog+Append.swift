@@ -2,6 +2,7 @@
 
 public import MDCModel
 public import NIOCore
+import Synchronization
 
 extension PartitionLog {
     /// Appends whole record batches and returns once their bytes are in the file; `whenDurable` tells when they may be
@@ -16,14 +17,23 @@ extension PartitionLog {
     ///   - leaderEpoch: Stamped on the batches, except those of a replica, which carry their own.
     ///   - now: This node's time, for log-append timestamps, timestamp bounds and producer expiry.
     public func append(
-        _ batches: ByteBuffer, as origin: AppendOrigin, leaderEpoch: LeaderEpoch, now: Timestamp
+        _ batches: ByteBuffer,
+        as origin: AppendOrigin,
+        leaderEpoch: LeaderEpoch,
+        now: Timestamp
     ) throws(LogError) -> AppendResult {
         try batches.withUnsafeReadableBytes { bytes throws(LogError) in
             let settings = settings
             let count = try BatchCheck(settings: settings, origin: origin, now: now).validate(bytes)
             if let refusal = directory.refusal { throw refusal }
             var append = PendingAppend(
-                bytes: bytes, batchCount: count, origin: origin, leaderEpoch: leaderEpoch, now: now, settings: settings)
+                bytes: bytes,
+                batchCount: count,
+                origin: origin,
+                leaderEpoch: leaderEpoch,
+                now: now,
+                settings: settings
+            )
             defer { append.deallocate() }
             return try perform(&append)
         }
@@ -45,8 +55,12 @@ extension PartitionLog {
         if let offline { throw offline }
         if let duplicate = try append.prepare(from: end, producers: &appender.producers) {
             return AppendResult(
-                firstOffset: duplicate.firstOffset, lastOffset: duplicate.lastOffset, logAppendTime: .none,
-                logStartOffset: logStart, isDuplicate: true)
+                firstOffset: duplicate.firstOffset,
+                lastOffset: duplicate.lastOffset,
+                logAppendTime: .none,
+                logStartOffset: logStart,
+                isDuplicate: true
+            )
         }
         do {
             while let chunk = try nextChunk(&append, &appender) { try write(chunk, &append, &appender) }
@@ -55,10 +69,13 @@ extension PartitionLog {
             throw error
         }
         return AppendResult(
-            firstOffset: append.firstOffset, lastOffset: append.lastOffset,
+            firstOffset: append.firstOffset,
+            lastOffset: append.lastOffset,
             logAppendTime: append.settings.timestampType == .logAppendTime && append.origin != .replica
                 ? append.now : .none,
-            logStartOffset: logStart, isDuplicate: false)
+            logStartOffset: logStart,
+            isDuplicate: false
+        )
     }
 
     /// The batches that go to the active segment next, which is rolled first if need be; nil when all are written.
@@ -86,7 +103,10 @@ extension PartitionLog {
     }
 
     private func shouldRoll(
-        _ active: Segment, for header: RecordBatchHeader, _ settings: LogSettings, _ now: Timestamp,
+        _ active: Segment,
+        for header: RecordBatchHeader,
+        _ settings: LogSettings,
+        _ now: Timestamp,
         _ appender: Appender
     ) -> Bool {
         let (size, indexBytes, timeIndexBytes) = active.state.withLock {
@@ -107,7 +127,9 @@ extension PartitionLog {
 
     /// Writes a run of batches to the active segment and publishes them.
     private func write(
-        _ chunk: Range<Int>, _ append: inout PendingAppend, _ appender: inout Appender
+        _ chunk: Range<Int>,
+        _ append: inout PendingAppend,
+        _ appender: inout Appender
     ) throws(LogError) {
         let active = published.withLock { $0.active }
         if active.state.withLock({ $0.offsetIndex == nil }) { try active.loadIndexes() }
@@ -130,7 +152,10 @@ extension PartitionLog {
 
     /// Makes written batches visible to readers and enqueues them for the next sync round.
     private func publish(
-        _ chunk: Range<Int>, _ append: PendingAppend, _ active: Segment, _ completed: [CompletedTransaction],
+        _ chunk: Range<Int>,
+        _ append: PendingAppend,
+        _ active: Segment,
+        _ completed: [CompletedTransaction],
         _ producers: ProducerTable
     ) {
         let first = append.header(chunk.lowerBound)
@@ -141,9 +166,11 @@ extension PartitionLog {
             ? [] : chunk.map { (append.header($0).partitionLeaderEpoch, append.header($0).baseOffset) }
         let aborted = completed.filter(\.isAborted).map { transaction in
             AbortedTransaction(
-                producerID: transaction.producerID, firstOffset: transaction.firstOffset,
+                producerID: transaction.producerID,
+                firstOffset: transaction.firstOffset,
                 lastOffset: transaction.lastOffset,
-                lastStableOffset: producers.lastStableOffset(after: transaction))
+                lastStableOffset: producers.lastStableOffset(after: transaction)
+            )
         }
         let firstOpen = producers.firstOpenOffset
         let (mustQueue, ready) = published.withLock { state -> (Bool, [DurabilityWaiter]) in
@@ -184,7 +211,8 @@ extension PartitionLog {
             let failure = LogError(
                 .offline,
                 "\(topicPartition) has remains of a failed write that could not be removed (\(error)); restart the node to recover it",
-                cause: error)
+                cause: error
+            )
             published.withLock { $0.offline = $0.offline ?? failure }
         }
         return LogError(error, while: "appending to \(topicPartition)")
@@ -199,7 +227,11 @@ extension PartitionLog {
         let next: Segment
         do throws(FileSystemError) {
             next = try Segment.create(
-                baseOffset: end, directory: path, fileSystem: fileSystem, openFiles: environment.openFiles)
+                baseOffset: end,
+                directory: path,
+                fileSystem: fileSystem,
+                openFiles: environment.openFiles
+            )
         } catch {
             directory.writeFailed(error)
             throw LogError(error, while: "beginning a new segment of \(topicPartition)")
@@ -224,7 +256,11 @@ extension PartitionLog {
         let name = "\(path)/\(FileName.digits(offset))\(FileName.producerSnapshot)"
         do throws(FileSystemError) {
             try fileSystem.replaceFile(
-                name, in: path, with: ProducerSnapshot.encode(appender.producers), durable: false)
+                name,
+                in: path,
+                with: ProducerSnapshot.encode(appender.producers),
+                durable: false
+            )
             appender.snapshotOffset = offset
         } catch {
             directory.writeFailed(error)

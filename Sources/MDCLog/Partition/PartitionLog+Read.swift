@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 public import MDCModel
+import Synchronization
 
 extension PartitionLog {
     /// Finds whole batches from the one that holds `offset` on, without reading their records.
@@ -13,14 +14,19 @@ extension PartitionLog {
     /// - Throws: `.offsetOutOfRange` where `offset` is before the log's start or after its end; `.damaged` where the
     ///   bytes cannot be vouched for.
     public func read(
-        from offset: Offset, maxBytes: Int, minOneBatch: Bool, upTo limit: Offset
+        from offset: Offset,
+        maxBytes: Int,
+        minOneBatch: Bool,
+        upTo limit: Offset
     ) throws(LogError) -> LogRead {
         let (logStart, end, segments, first, damage) = published.withLock { state in
             (state.logStart, state.end, state.segments, state.segmentIndex(for: offset), state.damage)
         }
         guard offset >= logStart, offset <= end else {
             throw LogError(
-                .offsetOutOfRange, "offset \(offset) of \(topicPartition) is outside of \(logStart) to \(end)")
+                .offsetOutOfRange,
+                "offset \(offset) of \(topicPartition) is outside of \(logStart) to \(end)"
+            )
         }
         let empty = LogRead(firstOffset: nil, slices: [], nextOffset: offset)
         var limit = min(limit, end)
@@ -44,7 +50,8 @@ extension PartitionLog {
             return LogRead(
                 firstOffset: run.firstOffset,
                 slices: [FileSlice(file: run.file, position: run.position, length: run.length)],
-                nextOffset: run.nextOffset)
+                nextOffset: run.nextOffset
+            )
         }
         return empty
     }
@@ -101,7 +108,9 @@ extension PartitionLog {
     /// The first record of a segment, from `start` on, whose timestamp satisfies `matches`, which no record before the
     /// time index's entry for it does.
     private func search(
-        _ segment: Segment, from start: Offset, where matches: (Timestamp) -> Bool
+        _ segment: Segment,
+        from start: Offset,
+        where matches: (Timestamp) -> Bool
     ) throws(LogError) -> OffsetAndTimestamp? {
         try segment.loadIndexes()
         let (from, size) = segment.state.withLock { state -> (Int, Int) in
@@ -121,8 +130,10 @@ extension PartitionLog {
                 let timestamp = record.timestamp(in: header)
                 guard record.offset(in: header) >= start, matches(timestamp) else { return true }
                 found = OffsetAndTimestamp(
-                    offset: record.offset(in: header), timestamp: timestamp,
-                    leaderEpoch: header.partitionLeaderEpoch)
+                    offset: record.offset(in: header),
+                    timestamp: timestamp,
+                    leaderEpoch: header.partitionLeaderEpoch
+                )
                 return false
             }
             if let found { return found }

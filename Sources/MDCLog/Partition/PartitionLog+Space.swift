@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 public import MDCModel
+import Synchronization
 
 extension PartitionLog {
     // MARK: Removing from the start
@@ -12,13 +13,14 @@ extension PartitionLog {
         guard offset <= committed else {
             throw LogError(
                 .offsetOutOfRange,
-                "records of \(topicPartition) can be deleted up to its high watermark, \(committed), not to \(offset)")
+                "records of \(topicPartition) can be deleted up to its high watermark, \(committed), not to \(offset)"
+            )
         }
         if offset <= start { return }
         try appender.withLock { appender throws(LogError) in
             published.withLock { $0.advanceStart(to: offset) }
             // Before any file goes: after a crash the start must not fall back into what is gone.
-            try environment.checkpoint(directory)
+            try directory.writeCheckpoint()
             try removeSegments(&appender, upTo: .max) { $0.nextOffset <= offset }
         }
     }
@@ -27,7 +29,9 @@ extension PartitionLog {
     /// uncommitted records. Their files are renamed at once and unlinked later.
     @discardableResult
     func removeSegments(
-        _ appender: inout Appender, upTo count: Int, where isDue: (Segment) throws(LogError) -> Bool
+        _ appender: inout Appender,
+        upTo count: Int,
+        where isDue: (Segment) throws(LogError) -> Bool
     ) throws(LogError) -> Int {
         var due: [Segment] = []
         let (segments, limit) = published.withLock { ($0.segments, min($0.committed, $0.synced)) }
@@ -60,7 +64,9 @@ extension PartitionLog {
                 guard try fileSystem.exists(file) else { continue }
                 try fileSystem.rename(file, to: file + FileName.deleted)
                 environment.deletions.add(
-                    file + FileName.deleted, at: environment.clock.now() + settings.fileDeleteDelayMilliseconds)
+                    file + FileName.deleted,
+                    at: environment.clock.now() + settings.fileDeleteDelayMilliseconds
+                )
             }
         } catch {
             directory.writeFailed(error)
@@ -86,20 +92,20 @@ extension PartitionLog {
     /// Applies `retention.ms` and `retention.bytes`; returns the number of segments removed.
     func applyRetention(now: Timestamp) throws(LogError) -> Int {
         let settings = settings
-        guard settings.cleanupPolicy.contains(.delete) else { return 0 }
         return try appender.withLock { appender throws(LogError) in
             guard !appender.isClosed else { return 0 }
-            var removed = 0
+            let start = logStartOffset
+            var removed = try removeSegments(&appender, upTo: .max) { $0.nextOffset <= start }
+            guard settings.cleanupPolicy.contains(.delete) else { return removed }
             if settings.retentionMilliseconds >= 0 {
-                let limit = now - settings.retentionMilliseconds
+                let limit: Timestamp = now + -settings.retentionMilliseconds
                 // An active segment that has expired as a whole is sealed first, so that it can go too.
                 let active = published.withLock { $0.active }
-                if active.size > 0, try age(of: active) < Timestamp(limit), isCommitted(active) {
+                if active.size > 0, try age(of: active) < limit, isCommitted(active) {
                     try roll(&appender)
-                    environment.groupCommit.runRoundIfManual()
                 }
                 removed += try removeSegments(&appender, upTo: .max) { segment throws(LogError) in
-                    try age(of: segment) < Timestamp(limit)
+                    try age(of: segment) < limit
                 }
             }
             if settings.retentionBytes >= 0 {
@@ -159,7 +165,8 @@ extension PartitionLog {
             if offset < start {
                 throw LogError(
                     .offsetOutOfRange,
-                    "\(topicPartition) begins at \(start) and cannot be cut at \(offset); reset it instead")
+                    "\(topicPartition) begins at \(start) and cannot be cut at \(offset); reset it instead"
+                )
             }
             try cut(&appender, to: offset)
         }
@@ -171,28 +178,35 @@ extension PartitionLog {
         try appender.withLock { appender throws(LogError) in
             let old = published.withLock { state -> [Segment] in
                 state.generation += 1
-                state.recoveryPoint = min(state.recoveryPoint, state.logStart)
                 state.synced = min(state.synced, state.logStart)
+                state.lowerCheckpoint(to: state.logStart, segmentBase: state.segments[0].baseOffset)
                 return state.segments
             }
-            try environment.checkpoint(directory)
+            try directory.writeCheckpoint()
             for segment in old.reversed() { try retire(segment) }
             do throws(FileSystemError) {
                 let next = try Segment.create(
-                    baseOffset: offset, directory: path, fileSystem: fileSystem, openFiles: environment.openFiles)
+                    baseOffset: offset,
+                    directory: path,
+                    fileSystem: fileSystem,
+                    openFiles: environment.openFiles
+                )
                 try fileSystem.syncDirectory(path)
                 appender.producers = ProducerTable()
                 appender.segmentStart = .none
                 let waiters = published.withLock { $0.restart(with: next) }
                 removeSnapshots(&appender, after: -1)
                 try fileSystem.replaceFile(
-                    "\(path)/\(FileName.leaderEpochs)", in: path, with: LeaderEpochs().encode())
+                    "\(path)/\(FileName.leaderEpochs)",
+                    in: path,
+                    with: LeaderEpochs().encode()
+                )
                 fail(waiters)
             } catch {
                 directory.writeFailed(error)
                 throw LogError(error, while: "resetting \(topicPartition)")
             }
-            try environment.checkpoint(directory)
+            try directory.writeCheckpoint()
         }
     }
 
@@ -211,9 +225,9 @@ extension PartitionLog {
         published.withLock { state in
             state.generation += 1
             state.synced = min(state.synced, end)
-            state.recoveryPoint = min(state.recoveryPoint, end)
+            state.lowerCheckpoint(to: end, segmentBase: keep.baseOffset)
         }
-        try environment.checkpoint(directory)
+        try directory.writeCheckpoint()
         for segment in segments[(index + 1)...].reversed() { try retire(segment) }
         do throws(FileSystemError) {
             if let location { try keep.truncate(to: location.position, nextOffset: end, file: try opened(keep)) }
@@ -231,7 +245,7 @@ extension PartitionLog {
         removeSnapshots(&appender, after: end)
         try reloadProducers(&appender)
         fail(waiters)
-        try environment.checkpoint(directory)
+        try directory.writeCheckpoint()
     }
 
     private func opened(_ segment: Segment) throws(FileSystemError) -> any StorageFile {
@@ -261,7 +275,12 @@ extension PartitionLog {
     private func reloadProducers(_ appender: inout Appender) throws(LogError) {
         let (segments, start, end) = published.withLock { ($0.segments, $0.logStart, $0.end) }
         let loader = ProducerLoader(
-            path: path, fileSystem: fileSystem, segments: segments, logStart: start, now: environment.clock.now())
+            path: path,
+            fileSystem: fileSystem,
+            segments: segments,
+            logStart: start,
+            now: environment.clock.now()
+        )
         let loaded = try loader.load(upTo: end, mayAssumeNone: false)
         appender.producers = loaded.table
         appender.snapshotOffset = loaded.snapshotOffset
@@ -276,18 +295,25 @@ extension PartitionLog.Published {
         let start = logStart
         if epochs.removeBefore(start) { epochsChanged = true }
         if let first = aborted.first, first.lastOffset < start { aborted.removeAll { $0.lastOffset < start } }
+        let durable = checkpoint.recoveryOffset
+        checkpoint.abortedTransactions = aborted.count { $0.lastOffset < durable }
+        nextCheckpoint = nil
     }
 
     /// Forgets everything at and after `end`; returns the waiters whose offsets are gone, and what is left of the aborted
     /// transactions.
     mutating func removeAfter(
-        _ end: Offset, keeping kept: ArraySlice<Segment>
+        _ end: Offset,
+        keeping kept: ArraySlice<Segment>
     ) -> ([DurabilityWaiter], [AbortedTransaction]) {
         segments = Array(kept)
         self.end = end
         unsynced.removeAll { segment in !kept.contains { $0 === segment } }
         if let mark = highWatermark { highWatermark = min(mark, end) }
         if epochs.truncate(to: end) { epochsChanged = true }
+        // Damage that is cut away is gone: a follower copies the records anew from its leader.
+        damage.removeAll { $0.firstOffset >= end }
+        if damage.isEmpty, let offline, offline.code == .damaged { self.offline = nil }
         aborted.removeAll { $0.lastOffset >= end }
         completed.removeAll { $0.lastOffset >= end }
         let lost = waiters.filter { $0.offset > end }
@@ -300,7 +326,7 @@ extension PartitionLog.Published {
         logStart = segment.baseOffset
         end = segment.baseOffset
         synced = segment.baseOffset
-        recoveryPoint = segment.baseOffset
+        lowerCheckpoint(to: segment.baseOffset, segmentBase: segment.baseOffset)
         highWatermark = nil
         epochs = LeaderEpochs()
         epochsChanged = false

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 public import MDCModel
+import Synchronization
 
 extension PartitionLog {
     /// Calls `done` once everything before `offset` may be acknowledged under the topic's durability policy: at once,
@@ -55,7 +56,8 @@ extension PartitionLog {
 
     /// Publishes what a round has made durable; tells whether the durable end has advanced.
     func finishSync(
-        _ sync: PartitionSync, _ finished: inout [(waiter: DurabilityWaiter, result: Result<Void, LogError>)]
+        _ sync: PartitionSync,
+        _ finished: inout [(waiter: DurabilityWaiter, result: Result<Void, LogError>)]
     ) -> Bool {
         for (segment, size) in sync.segments { segment.didSync(size: size) }
         let (advanced, ready) = published.withLock { state -> (Bool, [DurabilityWaiter]) in

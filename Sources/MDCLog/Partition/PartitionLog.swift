@@ -48,9 +48,11 @@ public final class PartitionLog: Sendable {
         var damage: [DamageReport] = []
         /// Why nothing is appended: damage, deletion, closure.
         var offline: LogError?
-        /// The recovery point as last written, and whether anything has changed since.
-        var recoveryPoint: Offset = 0
-        var lastSyncRequest: UInt64 = 0
+        /// Where a recovery may start, as of the last checkpoint; and one that holds once its offset is synced.
+        var checkpoint: PartitionCheckpoint
+        var nextCheckpoint: PartitionCheckpoint?
+        /// When the last sync was asked for under `DurabilityPolicy.interval`.
+        var lastSyncRequest: Timestamp = .none
     }
 
     /// The partition.
@@ -65,8 +67,13 @@ public final class PartitionLog: Sendable {
     let published: Mutex<Published>
 
     init(
-        topicPartition: TopicPartition, topicID: TopicID, directory: DataDirectory, path: String,
-        environment: LogEnvironment, appender: Appender, published: Published
+        topicPartition: TopicPartition,
+        topicID: TopicID,
+        directory: DataDirectory,
+        path: String,
+        environment: LogEnvironment,
+        appender: Appender,
+        published: Published
     ) {
         precondition(!published.segments.isEmpty, "a log has at least its active segment")
         self.topicPartition = topicPartition
@@ -151,9 +158,13 @@ public final class PartitionLog: Sendable {
         appender.withLock { appender in
             appender.producers.entries.sorted { $0.key < $1.key }.map { id, entry in
                 ActiveProducer(
-                    producerID: id, producerEpoch: entry.epoch, lastSequence: entry.lastSequence,
-                    lastTimestamp: entry.lastTimestamp, coordinatorEpoch: entry.coordinatorEpoch,
-                    currentTransactionFirstOffset: entry.currentTransactionFirstOffset)
+                    producerID: id,
+                    producerEpoch: entry.epoch,
+                    lastSequence: entry.lastSequence,
+                    lastTimestamp: entry.lastTimestamp,
+                    coordinatorEpoch: entry.coordinatorEpoch,
+                    currentTransactionFirstOffset: entry.currentTransactionFirstOffset
+                )
             }
         }
     }
@@ -230,7 +241,10 @@ public struct PartitionReader: Sendable {
 
     /// See `PartitionLog.read(from:maxBytes:minOneBatch:upTo:)`.
     public func read(
-        from offset: Offset, maxBytes: Int, minOneBatch: Bool, upTo limit: Offset
+        from offset: Offset,
+        maxBytes: Int,
+        minOneBatch: Bool,
+        upTo limit: Offset
     ) throws(LogError) -> LogRead {
         try log.read(from: offset, maxBytes: maxBytes, minOneBatch: minOneBatch, upTo: limit)
     }

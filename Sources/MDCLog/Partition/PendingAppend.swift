@@ -26,7 +26,11 @@ struct PendingAppend {
     private(set) var lastOffset: Offset = 0
 
     init(
-        bytes: UnsafeRawBufferPointer, batchCount: Int, origin: AppendOrigin, leaderEpoch: LeaderEpoch, now: Timestamp,
+        bytes: UnsafeRawBufferPointer,
+        batchCount: Int,
+        origin: AppendOrigin,
+        leaderEpoch: LeaderEpoch,
+        now: Timestamp,
         settings: LogSettings
     ) {
         self.bytes = bytes
@@ -48,7 +52,10 @@ struct PendingAppend {
     func header(_ index: Int) -> RecordBatchHeader {
         RecordBatchHeader(
             reading: UnsafeRawBufferPointer(
-                start: headers + index * Self.stride, count: RecordBatchHeader.Layout.size))
+                start: headers + index * Self.stride,
+                count: RecordBatchHeader.Layout.size
+            )
+        )
     }
 
     func size(of chunk: Range<Int>) -> Int { chunk.reduce(0) { $0 + header($1).sizeInBytes } }
@@ -62,7 +69,7 @@ struct PendingAppend {
     mutating func prepare(from end: Offset, producers: inout ProducerTable) throws(LogError) -> ProducerBatch? {
         var position = 0
         var next = end
-        do {
+        do throws(LogError) {
             for index in 0..<batchCount {
                 let batch = UnsafeRawBufferPointer(rebasing: bytes[position...])
                 var header = RecordBatchHeader(reading: batch)
@@ -75,7 +82,8 @@ struct PendingAppend {
                     guard header.baseOffset >= next else {
                         throw LogError(
                             .unexpectedOffset,
-                            "a replicated batch begins at offset \(header.baseOffset), but the log continues at \(next)")
+                            "a replicated batch begins at offset \(header.baseOffset), but the log continues at \(next)"
+                        )
                     }
                 } else {
                     header.baseOffset = next
@@ -97,13 +105,18 @@ struct PendingAppend {
     }
 
     private func judge(
-        _ header: RecordBatchHeader, _ marker: TransactionMarker?, _ producers: ProducerTable
+        _ header: RecordBatchHeader,
+        _ marker: TransactionMarker?,
+        _ producers: ProducerTable
     ) throws(LogError) -> ProducerBatch? {
         guard header.isIdempotent else { return nil }
         if let marker {
             try producers.checkMarker(
-                producerID: header.producerID, producerEpoch: header.producerEpoch,
-                coordinatorEpoch: marker.coordinatorEpoch, origin: origin)
+                producerID: header.producerID,
+                producerEpoch: header.producerEpoch,
+                coordinatorEpoch: marker.coordinatorEpoch,
+                origin: origin
+            )
             return nil
         }
         if header.attributes.isControl { return nil }
@@ -112,7 +125,10 @@ struct PendingAppend {
     }
 
     private mutating func applyEarly(
-        _ index: Int, _ header: RecordBatchHeader, _ marker: TransactionMarker?, _ producers: inout ProducerTable
+        _ index: Int,
+        _ header: RecordBatchHeader,
+        _ marker: TransactionMarker?,
+        _ producers: inout ProducerTable
     ) {
         before.append((header.producerID, producers[header.producerID]))
         if let transaction = producers.replay(header, marker: marker, now: now) {
@@ -127,15 +143,19 @@ struct PendingAppend {
         place.copyMemory(from: batch.baseAddress!, byteCount: Layout.size)
         place.storeBytes(of: header.baseOffset.rawValue.bigEndian, toByteOffset: Layout.baseOffset, as: Int64.self)
         place.storeBytes(
-            of: header.partitionLeaderEpoch.rawValue.bigEndian, toByteOffset: Layout.partitionLeaderEpoch,
-            as: Int32.self)
+            of: header.partitionLeaderEpoch.rawValue.bigEndian,
+            toByteOffset: Layout.partitionLeaderEpoch,
+            as: Int32.self
+        )
         let rest = UnsafeRawBufferPointer(rebasing: batch[Layout.size..<header.sizeInBytes])
         if settings.timestampType == .logAppendTime && origin != .replica && !header.attributes.isControl {
             let attributes = header.attributes.rawValue | 0x08
             store(attributes, at: place + Layout.attributes)
             store(now.rawValue, at: place + Layout.maxTimestamp)
             let covered = UnsafeRawBufferPointer(
-                start: place + Layout.checksummedFrom, count: Layout.size - Layout.checksummedFrom)
+                start: place + Layout.checksummedFrom,
+                count: Layout.size - Layout.checksummedFrom
+            )
             store(CRC32C.extend(CRC32C.compute(covered), rest), at: place + Layout.crc)
         }
         vector[index * 2] = WritePiece(base: UnsafeRawPointer(place), count: Layout.size)
@@ -152,10 +172,10 @@ struct PendingAppend {
         if batchCount > 1 {
             let ended = completed.filter { chunk.contains($0.batch) }.map(\.transaction)
             // What is in the file stays, whatever becomes of the rest.
-            before.removeFirst(min(before.count, chunk.count { header($0).isIdempotent }))
+            before.removeFirst(min(before.count, chunk.count { self.header($0).isIdempotent }))
             return ended
         }
-        let header = header(0)
+        let header = self.header(0)
         guard header.isIdempotent else { return [] }
         let marker = header.attributes.isControl ? TransactionMarker(controlBatch: bytes) : nil
         return producers.replay(header, marker: marker, now: now).map { [$0] } ?? []

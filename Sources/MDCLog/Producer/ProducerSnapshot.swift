@@ -53,8 +53,11 @@ enum ProducerSnapshot {
                 entry.batches = [
                     ProducerBatch(
                         firstSequence: lastSequence < 0 ? -1 : (lastSequence &- delta) & Int32.max,
-                        lastSequence: lastSequence, lastOffset: lastOffset, offsetDelta: delta,
-                        timestamp: entry.lastTimestamp)
+                        lastSequence: lastSequence,
+                        lastOffset: lastOffset,
+                        offsetDelta: delta,
+                        timestamp: entry.lastTimestamp
+                    )
                 ]
             }
             entry.lastUsed = now

@@ -120,12 +120,16 @@ struct ProducerTable: Sendable, Equatable {
         }
         throw LogError(
             .outOfOrderSequence,
-            "producer \(header.producerID) sent sequence \(header.baseSequence), but \(expected) was expected next")
+            "producer \(header.producerID) sent sequence \(header.baseSequence), but \(expected) was expected next"
+        )
     }
 
     /// Judges a transaction marker.
     func checkMarker(
-        producerID: ProducerID, producerEpoch: Int16, coordinatorEpoch: Int32, origin: AppendOrigin
+        producerID: ProducerID,
+        producerEpoch: Int16,
+        coordinatorEpoch: Int32,
+        origin: AppendOrigin
     ) throws(LogError) {
         guard let entry = entries[producerID], origin != .replica else { return }
         if producerEpoch < entry.epoch {
@@ -160,9 +164,13 @@ struct ProducerTable: Sendable, Equatable {
             if entry.batches.count == Self.batchesKept { entry.batches.removeFirst() }
             entry.batches.append(
                 ProducerBatch(
-                    firstSequence: header.baseSequence, lastSequence: header.lastSequence,
-                    lastOffset: header.lastOffset, offsetDelta: header.lastOffsetDelta,
-                    timestamp: header.maxTimestamp))
+                    firstSequence: header.baseSequence,
+                    lastSequence: header.lastSequence,
+                    lastOffset: header.lastOffset,
+                    offsetDelta: header.lastOffsetDelta,
+                    timestamp: header.maxTimestamp
+                )
+            )
             entry.lastTimestamp = header.maxTimestamp
             entry.lastUsed = now
             if header.attributes.isTransactional, entry.currentTransactionFirstOffset == nil {
@@ -175,8 +183,13 @@ struct ProducerTable: Sendable, Equatable {
 
     /// Takes note of a transaction marker; returns the transaction that it ends, if one was open.
     mutating func applyMarker(
-        producerID: ProducerID, producerEpoch: Int16, coordinatorEpoch: Int32, isCommit: Bool, offset: Offset,
-        timestamp: Timestamp, now: Timestamp
+        producerID: ProducerID,
+        producerEpoch: Int16,
+        coordinatorEpoch: Int32,
+        isCommit: Bool,
+        offset: Offset,
+        timestamp: Timestamp,
+        now: Timestamp
     ) -> CompletedTransaction? {
         var entry = entries[producerID] ?? ProducerEntry()
         if entry.epoch != producerEpoch {
@@ -193,7 +206,11 @@ struct ProducerTable: Sendable, Equatable {
         guard let first else { return nil }
         open.removeAll { $0.producerID == producerID }
         return CompletedTransaction(
-            producerID: producerID, firstOffset: first, lastOffset: offset, isAborted: !isCommit)
+            producerID: producerID,
+            firstOffset: first,
+            lastOffset: offset,
+            isAborted: !isCommit
+        )
     }
 
     /// The last stable offset after a transaction has ended.

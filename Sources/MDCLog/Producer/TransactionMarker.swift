@@ -46,15 +46,22 @@ struct TransactionMarker: Sendable, Equatable {
 extension ProducerTable {
     /// Takes note of a batch that is in the log: data or marker. Returns the transaction that it ends.
     mutating func replay(
-        _ header: RecordBatchHeader, marker: TransactionMarker?, now: Timestamp
+        _ header: RecordBatchHeader,
+        marker: TransactionMarker?,
+        now: Timestamp
     ) -> CompletedTransaction? {
         guard header.isIdempotent else { return nil }
         if header.attributes.isControl {
             guard let marker else { return nil }
             return applyMarker(
-                producerID: header.producerID, producerEpoch: header.producerEpoch,
-                coordinatorEpoch: marker.coordinatorEpoch, isCommit: marker.isCommit, offset: header.baseOffset,
-                timestamp: header.maxTimestamp, now: now)
+                producerID: header.producerID,
+                producerEpoch: header.producerEpoch,
+                coordinatorEpoch: marker.coordinatorEpoch,
+                isCommit: marker.isCommit,
+                offset: header.baseOffset,
+                timestamp: header.maxTimestamp,
+                now: now
+            )
         }
         // A batch without sequence numbers leaves no trace of its own.
         if header.baseSequence >= 0 { apply(header, now: now) }

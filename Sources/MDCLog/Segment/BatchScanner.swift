@@ -114,7 +114,8 @@ struct BatchScanner {
             guard try fill(header.sizeInBytes) else { return .invalid("the file ends within a batch") }
             let crc = withBytes(header.sizeInBytes) { bytes in
                 CRC32C.compute(
-                    UnsafeRawBufferPointer(rebasing: bytes[RecordBatchHeader.Layout.checksummedFrom...]))
+                    UnsafeRawBufferPointer(rebasing: bytes[RecordBatchHeader.Layout.checksummedFrom...])
+                )
             }
             if crc != header.crc {
                 return .invalid("the checksum of the batch at offset \(header.baseOffset) does not match")
@@ -131,7 +132,8 @@ struct BatchScanner {
     }
 
     private func withBytes<R>(
-        _ count: Int, _ body: (UnsafeRawBufferPointer) throws(LogError) -> R
+        _ count: Int,
+        _ body: (UnsafeRawBufferPointer) throws(LogError) -> R
     ) throws(LogError) -> R {
         let start = position - bufferStart
         var failure: LogError?

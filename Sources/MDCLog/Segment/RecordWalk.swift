@@ -7,13 +7,17 @@ import NIOCore
 enum RecordWalk {
     /// Calls `visit` with each record of `batch` until it returns false. The views are valid only inside the call.
     static func forEach(
-        in batch: UnsafeRawBufferPointer, header: RecordBatchHeader, scratch: inout ByteBuffer,
+        in batch: UnsafeRawBufferPointer,
+        header: RecordBatchHeader,
+        scratch: inout ByteBuffer,
         _ visit: (RecordView) throws(LogError) -> Bool
     ) throws(LogError) {
         let records = UnsafeRawBufferPointer(rebasing: batch[RecordBatchHeader.Layout.size..<header.sizeInBytes])
         guard let codec = CompressionCodec(rawValue: UInt8(header.attributes.compressionNumber)) else {
             throw LogError(
-                .unsupportedCompression, "there is no compression codec \(header.attributes.compressionNumber)")
+                .unsupportedCompression,
+                "there is no compression codec \(header.attributes.compressionNumber)"
+            )
         }
         if codec == .none || header.recordCount == 0 { return try walk(records, header, visit) }
         scratch.clear()
@@ -27,7 +31,9 @@ enum RecordWalk {
 
     /// The same over an array, with its own scratch space.
     static func forEach(
-        in batch: [UInt8], header: RecordBatchHeader, _ visit: (RecordView) throws(LogError) -> Bool
+        in batch: [UInt8],
+        header: RecordBatchHeader,
+        _ visit: (RecordView) throws(LogError) -> Bool
     ) throws(LogError) {
         var failure: LogError?
         var scratch = ByteBuffer()
@@ -42,7 +48,9 @@ enum RecordWalk {
     }
 
     private static func walk(
-        _ records: UnsafeRawBufferPointer, _ header: RecordBatchHeader, _ visit: (RecordView) throws(LogError) -> Bool
+        _ records: UnsafeRawBufferPointer,
+        _ header: RecordBatchHeader,
+        _ visit: (RecordView) throws(LogError) -> Bool
     ) throws(LogError) {
         var cursor = RecordCursor(records, header: header)
         while true {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import MDCModel
+import Synchronization
 
 extension Segment {
     /// Bytes of memory that the indexes take.
@@ -63,8 +64,13 @@ extension Segment {
         let file = try file()
         let size = state.withLock { $0.size }
         var scratch = State(
-            size: 0, physicalSize: 0, syncedSize: 0, nextOffset: baseOffset, offsetOfMaxTimestamp: baseOffset,
-            isSealed: false)
+            size: 0,
+            physicalSize: 0,
+            syncedSize: 0,
+            nextOffset: baseOffset,
+            offsetOfMaxTimestamp: baseOffset,
+            isSealed: false
+        )
         scratch.offsetIndex = OffsetIndex(baseOffset: baseOffset)
         scratch.timeIndex = TimeIndex(baseOffset: baseOffset)
         var walker = HeaderWalker(file: file, from: 0, to: size)
@@ -134,7 +140,7 @@ extension Segment {
         let file: any StorageFile
         do {
             file = try fileSystem.open(path(FileName.timeIndex), [])
-        } catch where error.kind == .notFound {
+        } catch  where error.kind == .notFound {
             return nil
         }
         let size = try file.size()
@@ -142,7 +148,9 @@ extension Segment {
         var bytes = [UInt8](repeating: 0, count: TimeIndex.entrySize)
         guard try file.readFully(into: &bytes, at: size - TimeIndex.entrySize) == bytes.count else { return nil }
         let entry = TimeIndex.Entry(
-            timestamp: Timestamp(bytes.integer(at: 0, as: Int64.self)), relativeOffset: bytes.integer(at: 8))
+            timestamp: Timestamp(bytes.integer(at: 0, as: Int64.self)),
+            relativeOffset: bytes.integer(at: 8)
+        )
         let lastOffset = nextOffset - baseOffset
         guard entry.timestamp >= 0, entry.relativeOffset >= 0, Int64(entry.relativeOffset) < max(lastOffset, 1) else {
             return nil

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import MDCModel
+import Synchronization
 
 extension Segment {
     /// A run of whole batches.
@@ -36,7 +37,7 @@ extension Segment {
         let (start, size) = state.withLock { ($0.offsetIndex?.floor(of: offset) ?? 0, $0.size) }
         do {
             if let location = try walk(to: offset, from: start, size: size) { return location }
-        } catch where error.code == .damaged && start > 0 {}
+        } catch  where error.code == .damaged && start > 0 {}
         if start == 0 { return nil }
         // What stands where the index points contradicts it: the log is right, the index is not.
         try rebuildIndexes(interval: 4096)
@@ -70,20 +71,31 @@ extension Segment {
         }
         if end - start.position > maxBytes {
             let cut = try boundary(
-                from: start, notAfter: start.position + max(maxBytes, 0), end: end, minOneBatch: minOneBatch)
+                from: start,
+                notAfter: start.position + max(maxBytes, 0),
+                end: end,
+                minOneBatch: minOneBatch
+            )
             guard let cut else { return empty }
             (end, nextOffset) = (cut.position, cut.baseOffset)
         }
         rememberEnd(Location(position: end, baseOffset: nextOffset))
         return Run(
-            file: file, position: start.position, length: end - start.position, firstOffset: start.baseOffset,
-            nextOffset: nextOffset)
+            file: file,
+            position: start.position,
+            length: end - start.position,
+            firstOffset: start.baseOffset,
+            nextOffset: nextOffset
+        )
     }
 
     /// The last batch boundary after `start` and not after `target`; the end of the first batch where it alone is
     /// larger and `minOneBatch` asks for it.
     private func boundary(
-        from start: Location, notAfter target: Int, end: Int, minOneBatch: Bool
+        from start: Location,
+        notAfter target: Int,
+        end: Int,
+        minOneBatch: Bool
     ) throws(LogError) -> Location? {
         let (recent, indexed) = state.withLock { state -> (Location?, Int) in
             let entry = state.recent.batch(atOrBefore: target)
@@ -116,7 +128,10 @@ extension Segment {
         state.withLock { state in
             guard end.position < state.size else { return }
             let entry = RecentBatches.Entry(
-                baseOffset: end.baseOffset, nextOffset: end.baseOffset, position: end.position)
+                baseOffset: end.baseOffset,
+                nextOffset: end.baseOffset,
+                position: end.position
+            )
             if state.cursors.count < 4 {
                 state.cursors.append(entry)
             } else {

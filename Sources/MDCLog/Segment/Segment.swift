@@ -37,6 +37,8 @@ final class Segment: Sendable {
         var cursors: [RecentBatches.Entry] = []
         var nextCursor = 0
         var isSealed: Bool
+        /// Set where damage was found: the file is left as it is.
+        var isQuarantined = false
     }
 
     let baseOffset: Offset
@@ -48,8 +50,15 @@ final class Segment: Sendable {
 
     /// A segment whose file is there.
     init(
-        baseOffset: Offset, directory: String, fileSystem: any FileSystem, openFiles: OpenFiles,
-        size: Int, physicalSize: Int, nextOffset: Offset, isSealed: Bool, file: (any StorageFile)? = nil
+        baseOffset: Offset,
+        directory: String,
+        fileSystem: any FileSystem,
+        openFiles: OpenFiles,
+        size: Int,
+        physicalSize: Int,
+        nextOffset: Offset,
+        isSealed: Bool,
+        file: (any StorageFile)? = nil
     ) {
         self.baseOffset = baseOffset
         self.directory = directory
@@ -57,13 +66,24 @@ final class Segment: Sendable {
         self.openFiles = openFiles
         state = Mutex(
             State(
-                file: file, size: size, physicalSize: physicalSize, syncedSize: size, nextOffset: nextOffset,
-                maxTimestamp: size == 0 ? Timestamp.none : nil, offsetOfMaxTimestamp: baseOffset, isSealed: isSealed))
+                file: file,
+                size: size,
+                physicalSize: physicalSize,
+                syncedSize: size,
+                nextOffset: nextOffset,
+                maxTimestamp: size == 0 ? Timestamp.none : nil,
+                offsetOfMaxTimestamp: baseOffset,
+                isSealed: isSealed
+            )
+        )
     }
 
     /// Makes the file of a new, empty segment. Its entry in the folder is not yet durable.
     static func create(
-        baseOffset: Offset, directory: String, fileSystem: any FileSystem, openFiles: OpenFiles
+        baseOffset: Offset,
+        directory: String,
+        fileSystem: any FileSystem,
+        openFiles: OpenFiles
     ) throws(FileSystemError) -> Segment {
         let path = "\(directory)/\(FileName.digits(baseOffset))"
         // Leftovers of a segment that was truncated away.
@@ -73,8 +93,16 @@ final class Segment: Sendable {
         let file = try fileSystem.open(path + FileName.log, [.write, .create])
         if try file.size() > 0 { try file.truncate(to: 0) }
         let segment = Segment(
-            baseOffset: baseOffset, directory: directory, fileSystem: fileSystem, openFiles: openFiles,
-            size: 0, physicalSize: 0, nextOffset: baseOffset, isSealed: false, file: file)
+            baseOffset: baseOffset,
+            directory: directory,
+            fileSystem: fileSystem,
+            openFiles: openFiles,
+            size: 0,
+            physicalSize: 0,
+            nextOffset: baseOffset,
+            isSealed: false,
+            file: file
+        )
         segment.state.withLock {
             $0.offsetIndex = OffsetIndex(baseOffset: baseOffset)
             $0.timeIndex = TimeIndex(baseOffset: baseOffset)
@@ -113,7 +141,7 @@ final class Segment: Sendable {
         do throws(FileSystemError) {
             do {
                 return try fileSystem.open(path(FileName.log), [.write])
-            } catch where error.kind == .readOnly {
+            } catch  where error.kind == .readOnly {
                 return try fileSystem.open(path(FileName.log), [])
             }
         } catch {
@@ -132,7 +160,7 @@ final class Segment: Sendable {
         let target = max(size + count, min(physical + step, limit))
         do {
             try file.allocate(at: physical, count: target - physical)
-        } catch where error.kind == .unsupported {
+        } catch  where error.kind == .unsupported {
             return
         }
         state.withLock { $0.physicalSize = max($0.physicalSize, target) }

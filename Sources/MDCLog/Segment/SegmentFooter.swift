@@ -61,8 +61,12 @@ struct SegmentFooter: Sendable, Equatable {
     }
 
     init(
-        length: Int, endOffset: Offset, offsetIndexChecksum: UInt32, timeIndexChecksum: UInt32,
-        transactionIndexChecksum: UInt32, blocks: ContiguousArray<UInt32>
+        length: Int,
+        endOffset: Offset,
+        offsetIndexChecksum: UInt32,
+        timeIndexChecksum: UInt32,
+        transactionIndexChecksum: UInt32,
+        blocks: ContiguousArray<UInt32>
     ) {
         self.length = length
         self.endOffset = endOffset

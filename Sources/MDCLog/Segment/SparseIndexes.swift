@@ -133,7 +133,8 @@ struct TimeIndex: Sendable, Equatable {
         for start in stride(from: 0, to: bytes.count, by: Self.entrySize) {
             let entry = Entry(
                 timestamp: Timestamp(bytes.integer(at: start, as: Int64.self)),
-                relativeOffset: bytes.integer(at: start + 8))
+                relativeOffset: bytes.integer(at: start + 8)
+            )
             guard entry.relativeOffset >= 0 else { return nil }
             if let last = entries.last,
                 last.timestamp >= entry.timestamp || last.relativeOffset >= entry.relativeOffset

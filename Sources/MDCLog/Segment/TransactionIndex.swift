@@ -28,7 +28,8 @@ enum TransactionIndex {
                 producerID: ProducerID(bytes.integer(at: start + 2, as: Int64.self)),
                 firstOffset: Offset(bytes.integer(at: start + 10, as: Int64.self)),
                 lastOffset: Offset(bytes.integer(at: start + 18, as: Int64.self)),
-                lastStableOffset: Offset(bytes.integer(at: start + 26, as: Int64.self)))
+                lastStableOffset: Offset(bytes.integer(at: start + 26, as: Int64.self))
+            )
             guard bytes.integer(at: start, as: Int16.self) == 0, entry.producerID.rawValue >= 0,
                 entry.firstOffset >= 0, entry.firstOffset <= entry.lastOffset, entry.lastOffset >= baseOffset,
                 entry.lastOffset > entries.last?.lastOffset ?? -1

@@ -76,7 +76,7 @@ final class GroupCommit: Sendable {
         }
         queue.withLock { $0.isStopping = true }
         queue.wakeAll()
-        queue.wait { $0.isStopped ? true : nil }
+        _ = queue.wait { $0.isStopped ? true : nil }
         work.withLock { $0.isStopping = true }
         work.wakeAll()
     }

@@ -2,6 +2,7 @@
 
 import CMDCSystem
 import Glibc
+import Synchronization
 
 /// A mutex with a condition to wait for, around a value. `Mutex` has no condition.
 ///
