@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import MDCModel
+import MDCProtocol
+import NIOCore
+
+/// The two clocks that a coordinator looks at. Deadlines use the monotonic one, so that setting the machine's clock
+/// expires no member; what is stored uses the wall clock.
+struct CoordinatorTime: Equatable, Sendable {
+    /// Milliseconds of a clock that never jumps.
+    var monotonic: Int64
+    /// Milliseconds since 1970.
+    var wall: Timestamp
+}
+
+/// One record of an internal topic: what changes durable state. A nil value is a tombstone.
+struct CoordinatorRecord: Hashable, Sendable {
+    var key: ByteBuffer
+    var value: ByteBuffer?
+}
+
+/// Names one request that waits for its answer.
+typealias RequestToken = UInt64
+
+/// What a request came with beside its body.
+struct RequestOrigin: Equatable, Sendable {
+    var clientID: String
+    var clientHost: String
+    var apiVersion: Int16
+
+    init(clientID: String = "", clientHost: String = "/127.0.0.1", apiVersion: Int16) {
+        self.clientID = clientID
+        self.clientHost = clientHost
+        self.apiVersion = apiVersion
+    }
+}
+
+/// What happens to a shard: a request, or the passing of time.
+enum GroupEvent: Sendable {
+    case join(JoinGroupRequest, RequestOrigin)
+    case sync(SyncGroupRequest, RequestOrigin)
+    case heartbeat(HeartbeatRequest)
+    case leave(LeaveGroupRequest)
+    case commitOffsets(OffsetCommitRequest, RequestOrigin)
+    /// The offsets of one group; nil topics ask for all.
+    case fetchOffsets(OffsetFetchRequest.OffsetFetchRequestGroup, requireStable: Bool)
+    case deleteOffsets(OffsetDeleteRequest)
+    case describe(groupID: String, RequestOrigin)
+    case list(ListGroupsRequest)
+    case delete(groupID: String)
+    case consumerHeartbeat(ConsumerGroupHeartbeatRequest, RequestOrigin)
+    case consumerDescribe(groupID: String)
+    /// Topics were deleted: their offsets go.
+    case topicsDeleted([String])
+}
+
+/// The answer to an event.
+enum GroupResponse: Equatable, Sendable {
+    case join(JoinGroupResponse)
+    case sync(SyncGroupResponse)
+    case heartbeat(HeartbeatResponse)
+    case leave(LeaveGroupResponse)
+    case commitOffsets(OffsetCommitResponse)
+    case fetchOffsets(OffsetFetchResponse.OffsetFetchResponseGroup)
+    case deleteOffsets(OffsetDeleteResponse)
+    case describe(DescribeGroupsResponse.DescribedGroup)
+    case list([ListGroupsResponse.ListedGroup])
+    case delete(ErrorCode)
+    case consumerHeartbeat(ConsumerGroupHeartbeatResponse)
+    case consumerDescribe(ConsumerGroupDescribeResponse.DescribedGroup)
+    /// The event has no answer of its own.
+    case done(ErrorCode)
+}
+
+/// One answer that a step releases.
+struct CoordinatorAnswer: Equatable, Sendable {
+    var token: RequestToken
+    var response: GroupResponse
+    /// Whether it may only be sent once everything that was appended before is committed. Heartbeats need not wait:
+    /// they tell nothing that a crash could take back.
+    var waitsForCommit: Bool
+}
+
+/// What a step of a coordinator wants done: append `records` as one batch, then, once they are committed, send `answers`.
+struct CoordinatorResult: Equatable, Sendable {
+    /// In order; appended as one batch, so that a step is on the log whole or not at all.
+    var records: [CoordinatorRecord] = []
+    /// Committed offsets that change. They are applied by ``GroupCoordinatorShard/apply(_:)`` after the append, so that a
+    /// refused append needs no undoing.
+    var offsetChanges: [OffsetChange] = []
+    /// Whether the step changed a group in memory: then a refused append means loading the shard anew.
+    var changesGroups = false
+    /// The answers that the step releases; not only the answer to its own request.
+    var answers: [CoordinatorAnswer] = []
+
+    /// Adds an answer for `token`, if there is one.
+    mutating func answer(_ token: RequestToken?, _ response: GroupResponse, waitsForCommit: Bool = true) {
+        guard let token else { return }
+        answers.append(CoordinatorAnswer(token: token, response: response, waitsForCommit: waitsForCommit))
+    }
+}
+
+/// The settings of group coordinators, by their Kafka names.
+struct GroupSettings: Equatable, Sendable {
+    /// `group.min.session.timeout.ms`
+    var minSessionTimeout: Int32 = 6_000
+    /// `group.max.session.timeout.ms`
+    var maxSessionTimeout: Int32 = 1_800_000
+    /// `group.max.size`
+    var maxSize: Int32 = .max
+    /// `group.initial.rebalance.delay.ms`; Kafka's 3,000 is the most visible slow start there is.
+    var initialRebalanceDelay: Int64 = 200
+    /// `offset.metadata.max.bytes`
+    var maxOffsetMetadataBytes = 4_096
+    /// `offsets.retention.minutes`, in milliseconds
+    var offsetsRetention: Int64 = 7 * 24 * 3_600_000
+    /// `offsets.retention.check.interval.ms`
+    var offsetsRetentionCheckInterval: Int64 = 600_000
+    /// `group.consumer.session.timeout.ms`
+    var consumerSessionTimeout: Int32 = 45_000
+    /// `group.consumer.heartbeat.interval.ms`
+    var consumerHeartbeatInterval: Int32 = 5_000
+    /// `group.consumer.max.size`
+    var consumerMaxSize: Int32 = .max
+    /// How long a member that joined without an id may wait for its first answer.
+    var newMemberJoinTimeout: Int64 = 300_000
+}

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import MDCModel
+import MDCProtocol
+import NIOCore
+import Testing
+
+@testable import MDCBroker
+
+/// Drives a shard by hand: a clock that moves when told, a log in memory, and a check after every step that replaying the
+/// log gives the state that the shard has.
+struct GroupHarness {
+    var shard: GroupCoordinatorShard
+    var now = CoordinatorTime(monotonic: 1_000_000, wall: 1_700_000_000_000)
+    var log: [CoordinatorRecord] = []
+    var nextToken: RequestToken = 1
+    /// Answers by token. A second answer to one token is a failure.
+    var answers: [RequestToken: GroupResponse] = [:]
+    var parked: Set<RequestToken> = []
+    let settings: GroupSettings
+    let seed: UInt64
+
+    init(settings: GroupSettings = GroupSettings(), seed: UInt64 = 1, topics: GroupTopicImage = GroupTopicImage()) {
+        self.settings = settings
+        self.seed = seed
+        shard = GroupCoordinatorShard(settings: settings, seed: seed, now: now, topics: topics)
+    }
+
+    /// Sends an event; returns the token of its answer.
+    @discardableResult
+    mutating func send(_ event: GroupEvent) -> RequestToken {
+        let token = nextToken
+        nextToken += 1
+        parked.insert(token)
+        take(shard.handle(event, token: token, now: now))
+        return token
+    }
+
+    /// Lets `milliseconds` pass, waking the shard whenever it asks for it.
+    mutating func advance(_ milliseconds: Int64) {
+        let end = now.monotonic + milliseconds
+        while shard.nextDeadline <= end {
+            move(to: max(shard.nextDeadline, now.monotonic))
+            take(shard.tick(now))
+        }
+        move(to: end)
+    }
+
+    private mutating func move(to monotonic: Int64) {
+        now.wall = now.wall + (monotonic - now.monotonic)
+        now.monotonic = monotonic
+    }
+
+    private mutating func take(_ result: CoordinatorResult) {
+        log += result.records
+        shard.apply(result)
+        for answer in result.answers {
+            #expect(parked.remove(answer.token) != nil, "answered twice: \(answer)")
+            answers[answer.token] = answer.response
+        }
+        #expect(result.offsetChanges.count <= result.records.count)
+        if !result.records.isEmpty { checkReplay() }
+    }
+
+    /// What a node that starts now would know.
+    func replayed() -> GroupCoordinatorShard {
+        var copy = GroupCoordinatorShard(settings: settings, seed: seed &+ 1, now: now, topics: shard.topics)
+        for record in log {
+            do { try copy.replay(record, now: now) } catch { Issue.record("\(error)") }
+        }
+        copy.activate(now: now)
+        return copy
+    }
+
+    /// Stops without warning and starts from the log.
+    mutating func crash() {
+        shard = replayed()
+        parked = []
+    }
+
+    private func checkReplay() {
+        let copy = replayed()
+        #expect(copy.offsets == shard.offsets)
+        for (groupID, group) in shard.classicGroups where group.generation > 0 {
+            guard let stored = copy.classicGroups[groupID] else { continue }
+            #expect(stored.generation <= group.generation)
+            if group.state == .stable || group.state == .empty {
+                #expect(stored.metadataValue == group.metadataValue)
+            }
+        }
+        #expect(Set(copy.classicGroups.keys).isSubset(of: shard.classicGroups.keys))
+    }
+
+    // MARK: Short forms
+
+    mutating func join(
+        _ group: String = "g",
+        member: String = "",
+        instance: String? = nil,
+        client: String = "c",
+        protocols: [String] = ["range"],
+        session: Int32 = 10_000,
+        rebalance: Int32 = 60_000,
+        version: Int16 = 9,
+        metadata: String = ""
+    ) -> RequestToken {
+        send(
+            .join(
+                JoinGroupRequest(
+                    groupId: group,
+                    sessionTimeoutMs: session,
+                    rebalanceTimeoutMs: rebalance,
+                    memberId: member,
+                    groupInstanceId: instance,
+                    protocolType: "consumer",
+                    protocols: protocols.map { .init(name: $0, metadata: ByteBuffer(string: metadata)) }
+                ),
+                RequestOrigin(clientID: client, apiVersion: version)
+            )
+        )
+    }
+
+    /// Joins as a client of version 4 and later does: once for the id, once with it.
+    mutating func joinTwice(_ group: String = "g", protocols: [String] = ["range"]) -> (id: String, token: RequestToken)
+    {
+        let first = join(group, protocols: protocols)
+        let id = joined(first)?.memberId ?? ""
+        return (id, join(group, member: id, protocols: protocols))
+    }
+
+    mutating func sync(
+        _ group: String = "g",
+        member: String,
+        generation: Int32,
+        instance: String? = nil,
+        assignments: [String: String] = [:]
+    ) -> RequestToken {
+        send(
+            .sync(
+                SyncGroupRequest(
+                    groupId: group,
+                    generationId: generation,
+                    memberId: member,
+                    groupInstanceId: instance,
+                    assignments: assignments.sorted { $0.key < $1.key }.map {
+                        .init(memberId: $0.key, assignment: ByteBuffer(string: $0.value))
+                    }
+                ),
+                RequestOrigin(apiVersion: 5)
+            )
+        )
+    }
+
+    mutating func heartbeat(
+        _ group: String = "g",
+        member: String,
+        generation: Int32,
+        instance: String? = nil
+    ) -> ErrorCode {
+        let token = send(
+            .heartbeat(
+                HeartbeatRequest(
+                    groupId: group,
+                    generationId: generation,
+                    memberId: member,
+                    groupInstanceId: instance
+                )
+            )
+        )
+        guard case .heartbeat(let response)? = answers[token] else { return .unknownServerError }
+        return ErrorCode(rawValue: response.errorCode)
+    }
+
+    mutating func leave(_ members: [(id: String, instance: String?)], of group: String = "g") -> [ErrorCode] {
+        let token = send(
+            .leave(
+                LeaveGroupRequest(
+                    groupId: group,
+                    members: members.map { .init(memberId: $0.id, groupInstanceId: $0.instance) }
+                )
+            )
+        )
+        guard case .leave(let response)? = answers[token] else { return [] }
+        return response.members.map { ErrorCode(rawValue: $0.errorCode) }
+    }
+
+    mutating func commit(
+        _ group: String = "g",
+        topic: String = "t",
+        partition: Int32 = 0,
+        offset: Int64,
+        member: String = "",
+        generation: Int32 = -1,
+        instance: String? = nil,
+        metadata: String? = nil,
+        retention: Int64 = -1
+    ) -> ErrorCode {
+        let token = send(
+            .commitOffsets(
+                OffsetCommitRequest(
+                    groupId: group,
+                    generationIdOrMemberEpoch: generation,
+                    memberId: member,
+                    groupInstanceId: instance,
+                    retentionTimeMs: retention,
+                    topics: [
+                        .init(
+                            name: topic,
+                            partitions: [
+                                .init(
+                                    partitionIndex: partition,
+                                    committedOffset: offset,
+                                    committedLeaderEpoch: 7,
+                                    committedMetadata: metadata
+                                )
+                            ]
+                        )
+                    ]
+                ),
+                RequestOrigin(apiVersion: 9)
+            )
+        )
+        guard case .commitOffsets(let response)? = answers[token] else { return .unknownServerError }
+        return ErrorCode(rawValue: response.topics[0].partitions[0].errorCode)
+    }
+
+    func joined(_ token: RequestToken) -> JoinGroupResponse? {
+        if case .join(let response)? = answers[token] { return response }
+        return nil
+    }
+
+    func synced(_ token: RequestToken) -> SyncGroupResponse? {
+        if case .sync(let response)? = answers[token] { return response }
+        return nil
+    }
+
+    func error(_ token: RequestToken) -> ErrorCode? {
+        switch answers[token] {
+        case .join(let response)?: ErrorCode(rawValue: response.errorCode)
+        case .sync(let response)?: ErrorCode(rawValue: response.errorCode)
+        case .delete(let code)?: code
+        case .deleteOffsets(let response)?: ErrorCode(rawValue: response.errorCode)
+        default: nil
+        }
+    }
+
+    /// A stable group of `count` members, the leader first, each with its own name as assignment.
+    mutating func stableGroup(_ count: Int) -> (ids: [String], generation: Int32) {
+        let joins = (0..<count).map { _ in joinTwice() }
+        advance(settings.initialRebalanceDelay * Int64(count + 2))
+        let generation = joined(joins[0].token)?.generationId ?? -1
+        let assignments = Dictionary(uniqueKeysWithValues: joins.map { ($0.id, $0.id) })
+        for join in joins.dropFirst() { _ = sync(member: join.id, generation: generation) }
+        _ = sync(member: joins[0].id, generation: generation, assignments: assignments)
+        return (joins.map(\.id), generation)
+    }
+}
