@@ -134,7 +134,7 @@ let package = Package(
         ),
         .testTarget(
             name: "MDCProtocolTests",
-            dependencies: ["MDCProtocol", "MDCModel", "MDCTesting", nio("NIOCore")],
+            dependencies: ["MDCProtocol", "MDCModel", "MDCTesting", "mdc-generate-messages", nio("NIOCore")],
             swiftSettings: settings
         ),
         .testTarget(
@@ -158,7 +158,7 @@ let package = Package(
         .testTarget(
             name: "MDCPipelineTests",
             dependencies: [
-                "MDCPipeline", "MDCClient", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"), logging,
+                "MDCPipeline", "MDCClient", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"), nio("NIOHTTP1"), logging,
                 .product(name: "AsyncHTTPClient", package: "async-http-client"),
             ],
             swiftSettings: settings
@@ -173,9 +173,18 @@ let package = Package(
     cLanguageStandard: .c11
 )
 
-// `MDC_ONLY=MDCLogTests` keeps just that test target (several: separated by commas), so that working on one module
-// does not build them all.
+// `MDC_ONLY=MDCLogTests` keeps just that target and what it needs (several: separated by commas), so that working on one
+// module does not build them all.
 if let only = Context.environment["MDC_ONLY"] {
-    let kept = Set(only.split(separator: ",").map(String.init))
-    package.targets.removeAll { $0.type == .test && !kept.contains($0.name) }
+    var kept: Set<String> = []
+    var wanted = only.split(separator: ",").map(String.init)
+    while let name = wanted.popLast() {
+        guard kept.insert(name).inserted, let target = package.targets.first(where: { $0.name == name }) else { continue }
+        for dependency in target.dependencies {
+            if case .byNameItem(let needed, _) = dependency { wanted.append(needed) }
+            if case .targetItem(let needed, _) = dependency { wanted.append(needed) }
+        }
+    }
+    package.targets.removeAll { !kept.contains($0.name) }
+    package.products.removeAll()
 }

@@ -12,5 +12,6 @@ public struct APIKey: RawRepresentable, Hashable, Sendable, Comparable, CustomSt
     /// The name, such as `Produce`; `API <number>` where we know none.
     public var description: String { APIVersions.entry(for: self)?.name ?? "API \(rawValue)" }
 
+    /// In the order of the numbers.
     public static func < (lhs: APIKey, rhs: APIKey) -> Bool { lhs.rawValue < rhs.rawValue }
 }

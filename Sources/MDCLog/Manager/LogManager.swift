@@ -1,43 +1,332 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CMDCSystem
 public import Logging
 public import MDCModel
+import Synchronization
 
-/// The logs of a node.
+/// The logs of a node: opens and recovers them, brings appends to disk in groups, and looks after space.
 public final class LogManager: Sendable {
-    init() {}
-    /// Opens (making them if needed) and locks the data folders and recovers all partitions.
+    private struct State: Sendable {
+        var logs: [TopicPartition: PartitionLog] = [:]
+        var isClosed = false
+    }
+
+    let environment: LogEnvironment
+    let directories: [DataDirectory]
+    private let state: Mutex<State>
+    private let logger: Logger
+    let background: Background
+    /// What recovery did, for each partition that was not closed in order.
+    public let recoveryReports: [RecoveryReport]
+
+    private init(
+        environment: LogEnvironment,
+        directories: [DataDirectory],
+        logs: [TopicPartition: PartitionLog],
+        reports: [RecoveryReport],
+        logger: Logger
+    ) {
+        self.environment = environment
+        self.directories = directories
+        state = Mutex(State(logs: logs))
+        recoveryReports = reports
+        self.logger = logger
+        background = Background(interval: environment.configuration.maintenanceIntervalMilliseconds)
+    }
+
+    /// Writes the message to standard error and ends the process: what happens, unless told otherwise, when bringing
+    /// data to disk has failed. Going on would mean acknowledging what may be lost.
+    public static let die: @Sendable (LogError) -> Void = { error in mdc_die("mdc: \(error)") }
+
+    /// Opens the data folders (making them if need be), locks them, and recovers all partitions in them.
+    ///
+    /// - Parameters:
+    ///   - onSyncFailure: Called when a sync has failed; must not return in production.
+    /// - Throws: `.locked` where another process has a folder; `.invalidConfiguration`; `.inputOutput` and its like.
     public static func open(
         configuration: LogConfiguration,
         fileSystem: any FileSystem = POSIXFileSystem(),
         clock: any LogClock = SystemLogClock(),
         logger: Logger,
         onSyncFailure: @escaping @Sendable (LogError) -> Void = LogManager.die
-    ) throws(LogError) -> LogManager { landing() }
-    /// Writes the message to standard error and ends the process.
-    public static let die: @Sendable (LogError) -> Void = { _ in landing() }
-    /// Called once per sync round, on a sync thread, with the partitions whose durable end advanced.
-    public func onDurableAdvance(_ handler: @escaping @Sendable ([PartitionLog]) -> Void) { landing() }
-    public func partition(_ topicPartition: TopicPartition) -> PartitionLog? { landing() }
-    public var allPartitions: [PartitionLog] { landing() }
-    /// Makes an empty log; blocks until its folder is durable.
+    ) throws(LogError) -> LogManager {
+        guard !configuration.directories.isEmpty else {
+            throw LogError(.invalidConfiguration, "at least one data folder is needed")
+        }
+        let environment = LogEnvironment(
+            configuration: configuration,
+            fileSystem: fileSystem,
+            clock: clock,
+            openFiles: OpenFiles(limit: configuration.maxOpenFiles),
+            groupCommit: GroupCommit(
+                parallelism: configuration.syncParallelism,
+                isManual: configuration.backgroundMode == .manual,
+                onFailure: onSyncFailure
+            ),
+            appendedBytes: AppendedBytes(),
+            deletions: DelayedDeletions()
+        )
+        var directories: [DataDirectory] = []
+        var logs: [TopicPartition: PartitionLog] = [:]
+        var reports: [RecoveryReport] = []
+        for path in configuration.directories {
+            let directory = DataDirectory(path: path, fileSystem: fileSystem)
+            try directory.acquire()
+            directory.checkSpace(minimum: configuration.minimumFreeBytes, ballast: configuration.ballastBytes)
+            let loader = DirectoryLoader(directory: directory, environment: environment, logger: logger)
+            for (log, report) in try loader.load() {
+                if let other = logs[log.topicPartition] {
+                    throw LogError(
+                        .invalidConfiguration,
+                        "\(log.topicPartition) is in \(other.path) and in \(log.path); move one of them away"
+                    )
+                }
+                logs[log.topicPartition] = log
+                if let report { reports.append(report) }
+            }
+            directories.append(directory)
+        }
+        let manager = LogManager(
+            environment: environment,
+            directories: directories,
+            logs: logs,
+            reports: reports,
+            logger: logger
+        )
+        environment.groupCommit.start()
+        manager.startBackground()
+        return manager
+    }
+
+    /// Sets what is called once per sync round, on a sync thread, with the partitions whose durable end advanced. It must
+    /// not block. Under `.interval` and `.os` the durable end is the log end, and no round announces it.
+    public func onDurableAdvance(_ handler: @escaping @Sendable ([PartitionLog]) -> Void) {
+        environment.groupCommit.setAdvanceHandler(handler)
+    }
+
+    /// The log of a partition; nil where there is none.
+    public func partition(_ topicPartition: TopicPartition) -> PartitionLog? {
+        state.withLock { $0.logs[topicPartition] }
+    }
+
+    /// The right to read a partition; nil where there is none.
+    public func reader(_ topicPartition: TopicPartition) -> PartitionReader? { partition(topicPartition)?.reader }
+
+    /// All logs, in no order.
+    public var allPartitions: [PartitionLog] { state.withLock { Array($0.logs.values) } }
+
+    // MARK: Creating and deleting
+
+    /// Makes an empty log; blocks until its folder is on stable storage.
+    ///
+    /// - Throws: `.alreadyExists`, `.invalidConfiguration`, `.noSpace` and its like.
     public func createPartition(
         _ topicPartition: TopicPartition,
         topicID: TopicID,
         settings: LogSettings
-    ) throws(LogError) -> PartitionLog { landing() }
-    /// Takes the partition out of service at once and removes its files later.
-    public func deletePartition(_ topicPartition: TopicPartition) throws(LogError) { landing() }
-    /// What recovery did, for each partition that was not closed cleanly.
-    public var recoveryReports: [RecoveryReport] { landing() }
-    public func usage() -> [PartitionUsage] { landing() }
-    public func directoryUsage() -> [DirectoryUsage] { landing() }
-    /// One sync round on the caller's thread; returns whether there was anything to sync.
-    @discardableResult public func runSyncRound() -> Bool { landing() }
-    /// Retention, rolls by time, checkpoints, delayed deletions, on the caller's thread.
-    public func runMaintenance() { landing() }
-    /// One pass of compaction over the logs that need it, on the caller's thread; returns how many were compacted.
-    @discardableResult public func runCompaction() -> Int { landing() }
-    /// Syncs, checkpoints, and writes the clean-shutdown marker.
-    public func close() throws(LogError) { landing() }
+    ) throws(LogError) -> PartitionLog {
+        if let problem = settings.problem { throw LogError(.invalidConfiguration, problem) }
+        try Self.checkName(topicPartition)
+        // The lock is held for the whole creation, so that two calls cannot make the same partition.
+        return try state.withLock { state throws(LogError) in
+            guard !state.isClosed else { throw LogError(.closed, "the log manager is closed") }
+            if state.logs[topicPartition] != nil {
+                throw LogError(.alreadyExists, "there is a log of \(topicPartition) already")
+            }
+            let directory = try directoryForNewLog()
+            let log = try make(topicPartition, topicID, settings, in: directory)
+            state.logs[topicPartition] = log
+            directory.add(log)
+            return log
+        }
+    }
+
+    private static func checkName(_ topicPartition: TopicPartition) throws(LogError) {
+        let name = topicPartition.topic
+        let isLegal = name.utf8.allSatisfy { byte in
+            (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte) || byte == 45
+                || byte == 46 || byte == 95
+        }
+        guard isLegal, !name.isEmpty, name.utf8.count <= 249, name != ".", name != "..", topicPartition.partition >= 0
+        else {
+            throw LogError(
+                .invalidConfiguration,
+                "\(topicPartition) cannot be a folder: a topic's name has 1 to 249 of the characters a-z A-Z 0-9 . _ -"
+            )
+        }
+    }
+
+    /// The data folder with the fewest logs of those that accept appends.
+    private func directoryForNewLog() throws(LogError) -> DataDirectory {
+        let usable = directories.filter { $0.refusal == nil }
+        guard let directory = usable.min(by: { $0.logCount < $1.logCount }) else {
+            throw directories[0].refusal ?? LogError(.offline, "no data folder accepts appends")
+        }
+        return directory
+    }
+
+    private func make(
+        _ topicPartition: TopicPartition,
+        _ topicID: TopicID,
+        _ settings: LogSettings,
+        in directory: DataDirectory
+    ) throws(LogError) -> PartitionLog {
+        let path = "\(directory.path)/\(topicPartition)"
+        let fileSystem = environment.fileSystem
+        do throws(FileSystemError) {
+            try fileSystem.makeDirectory(path)
+            try fileSystem.replaceFile(
+                "\(path)/\(FileName.partitionMetadata)",
+                in: path,
+                with: PartitionMetadataFile.encode(topicID)
+            )
+            try fileSystem.replaceFile(
+                "\(path)/\(FileName.leaderEpochs)",
+                in: path,
+                with: LeaderEpochs().encode(),
+                durable: false
+            )
+            let segment = try Segment.create(
+                baseOffset: 0,
+                directory: path,
+                fileSystem: fileSystem,
+                openFiles: environment.openFiles
+            )
+            try fileSystem.syncDirectory(path)
+            try fileSystem.syncDirectory(directory.path)
+            return PartitionLog(
+                topicPartition: topicPartition,
+                topicID: topicID,
+                directory: directory,
+                path: path,
+                environment: environment,
+                appender: PartitionLog.Appender(),
+                published: PartitionLog.Published(
+                    settings: settings,
+                    segments: [segment],
+                    logStart: 0,
+                    end: 0,
+                    synced: 0,
+                    checkpoint: PartitionCheckpoint(startingAt: 0)
+                )
+            )
+        } catch {
+            directory.writeFailed(error)
+            removeTree(path, fileSystem)
+            throw LogError(error, while: "making the log of \(topicPartition)")
+        }
+    }
+
+    /// Takes a partition out of service at once; its files are removed after `file.delete.delay.ms`. Blocks on the disk.
+    public func deletePartition(_ topicPartition: TopicPartition) throws(LogError) {
+        let log = state.withLock { $0.logs.removeValue(forKey: topicPartition) }
+        guard let log else { throw LogError(.notFound, "there is no log of \(topicPartition)") }
+        log.directory.remove(log)
+        try log.markDeleted()
+        var random = SystemRandomNumberGenerator()
+        let mark = String(random.next(), radix: 16) + String(random.next(), radix: 16)
+        // Kafka's name for a folder that is to be removed; at most 255 bytes.
+        let name = "\(topicPartition)".prefix(200) + ".\(mark)-delete"
+        let newPath = "\(log.directory.path)/\(name)"
+        do throws(FileSystemError) {
+            try environment.fileSystem.rename(log.path, to: newPath)
+            try environment.fileSystem.syncDirectory(log.directory.path)
+        } catch {
+            log.directory.writeFailed(error)
+            throw LogError(error, while: "deleting the log of \(topicPartition)")
+        }
+        environment.deletions.add(
+            newPath,
+            at: environment.clock.now() + log.settings.fileDeleteDelayMilliseconds
+        )
+    }
+
+    // MARK: Views
+
+    /// Disk usage of each partition, in order.
+    public func usage() -> [PartitionUsage] {
+        allPartitions.sorted { $0.topicPartition < $1.topicPartition }.map { log in
+            PartitionUsage(
+                topicPartition: log.topicPartition,
+                directory: log.directory.path,
+                sizeInBytes: log.sizeInBytes,
+                segments: log.segmentCount
+            )
+        }
+    }
+
+    /// Disk usage of each data folder.
+    public func directoryUsage() -> [DirectoryUsage] {
+        let usage = usage()
+        return directories.map { directory in
+            let own = usage.filter { $0.directory == directory.path }
+            let space = try? environment.fileSystem.space(directory.path)
+            return DirectoryUsage(
+                path: directory.path,
+                sizeInBytes: own.reduce(0) { $0 + $1.sizeInBytes },
+                partitions: own.count,
+                availableBytes: space?.available,
+                totalBytes: space?.total,
+                offlineReason: directory.offlineReason
+            )
+        }
+    }
+
+    /// Sync rounds so far.
+    public var syncRounds: Int { environment.groupCommit.roundCount }
+    /// Segment files that are open now.
+    public var openFileCount: Int { environment.openFiles.count }
+
+    // MARK: Closing
+
+    /// Syncs and closes everything, writes the checkpoints and the clean-shutdown marker, and releases the folders. Waiters
+    /// are told first; the logs accept nothing afterwards.
+    public func close() throws(LogError) {
+        let logs = state.withLock { state -> [PartitionLog]? in
+            guard !state.isClosed else { return nil }
+            state.isClosed = true
+            return Array(state.logs.values)
+        }
+        guard let logs else { return }
+        background.stop()
+        for log in logs { log.requestSync() }
+        environment.groupCommit.stop()
+        var failure: LogError?
+        for directory in directories {
+            do {
+                try close(directory)
+            } catch {
+                failure = failure ?? error
+            }
+        }
+        if let failure { throw failure }
+    }
+
+    private func close(_ directory: DataDirectory) throws(LogError) {
+        defer { directory.release() }
+        var isClean = directory.refusal == nil
+        for log in directory.allLogs {
+            do {
+                try log.close()
+            } catch {
+                isClean = false
+                logger.warning("a log was not closed in order", metadata: ["error": "\(error)"])
+            }
+            if !log.isClosedCleanly { isClean = false }
+        }
+        try directory.writeCheckpoint()
+        guard isClean else { return }
+        do throws(FileSystemError) {
+            try environment.fileSystem.replaceFile(
+                "\(directory.path)/\(FileName.cleanShutdown)",
+                in: directory.path,
+                with: CleanShutdownMarker.content
+            )
+        } catch {
+            throw LogError(error, while: "closing \(directory.path)")
+        }
+    }
+
+    var log: Logger { logger }
 }

@@ -4,6 +4,7 @@
 public struct RecordBatchAttributes: RawRepresentable, Hashable, Sendable {
     /// The 16 bits as they stand in the header.
     public let rawValue: Int16
+    /// Wraps the 16 bits.
     @inlinable public init(rawValue: Int16) { self.rawValue = rawValue }
 
     /// Puts the bits together.
@@ -42,18 +43,31 @@ public struct RecordBatchAttributes: RawRepresentable, Hashable, Sendable {
 public struct RecordBatchHeader: Hashable, Sendable {
     /// Byte positions within a batch.
     public enum Layout {
+        /// Offset of the first record, int64.
         public static let baseOffset = 0
+        /// Bytes after this field, int32.
         public static let batchLength = 8
+        /// Epoch of the leader that appended it, int32.
         public static let partitionLeaderEpoch = 12
+        /// The format's version, int8.
         public static let magic = 16
+        /// CRC-32C, uint32.
         public static let crc = 17
+        /// Attribute bits, int16.
         public static let attributes = 21
+        /// Offset of the last record relative to the first, int32.
         public static let lastOffsetDelta = 23
+        /// Timestamp of the first record, int64.
         public static let baseTimestamp = 27
+        /// The largest timestamp, int64.
         public static let maxTimestamp = 35
+        /// The idempotent producer, int64.
         public static let producerID = 43
+        /// Its epoch, int16.
         public static let producerEpoch = 51
+        /// Sequence number of the first record, int32.
         public static let baseSequence = 53
+        /// Number of records, int32.
         public static let recordCount = 57
         /// The size of the header, where the records begin.
         public static let size = 61
@@ -73,16 +87,21 @@ public struct RecordBatchHeader: Hashable, Sendable {
     public var magic: Int8
     /// CRC-32C over everything from `attributes` on.
     public var crc: UInt32
+    /// What the batch is: codec, timestamp type, transactional, control.
     public var attributes: RecordBatchAttributes
     /// Offset of the last record, relative to the first. Compaction keeps it even where the last record is gone.
     public var lastOffsetDelta: Int32
     /// Timestamp of the first record, or the delete horizon.
     public var baseTimestamp: Timestamp
+    /// The largest timestamp of a record, or the append time.
     public var maxTimestamp: Timestamp
+    /// The idempotent producer; none for a plain one.
     public var producerID: ProducerID
+    /// The producer's epoch; -1 for a plain one.
     public var producerEpoch: Int16
     /// Sequence number of the first record; -1 where the producer is not idempotent.
     public var baseSequence: Int32
+    /// Number of records; compaction may lower it.
     public var recordCount: Int32
 
     /// Reads the 61 bytes at the start of `bytes`. The caller has made sure that they are there; nothing is

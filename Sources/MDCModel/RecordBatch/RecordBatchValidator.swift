@@ -92,8 +92,8 @@ public enum RecordBatchValidator {
         guard header.sizeInBytes <= rules.maximumSizeInBytes else {
             throw RecordBatchError(
                 .tooLarge,
-                "the batch has \(header.sizeInBytes) bytes, the limit is \(rules.maximumSizeInBytes): "
-                    + "lower the producer's batch or message size, or raise max.message.bytes"
+                "batchLength \(header.batchLength) makes \(header.sizeInBytes) bytes, the limit is "
+                    + "\(rules.maximumSizeInBytes): lower the producer's batch or message size, or raise max.message.bytes"
             )
         }
         guard header.sizeInBytes <= available else {

@@ -63,6 +63,11 @@ public struct CommitTracker: Sendable, Equatable {
     /// Notes a record that was read. Offsets must come in order; gaps (compaction, control records) are fine.
     public mutating func read(_ offset: Int64) -> Origin {
         guard offset >= committable, window.last.map({ offset > $0.offset }) ?? true else { return .done }
+        // What lies between the commit and the first record that there is, is nothing to wait for.
+        if window.isEmpty {
+            committable = offset
+            taken = max(taken, offset)
+        }
         if restoredDone.remove(offset) != nil {
             window.append(Entry(offset: offset, isDone: true))
             drain()

@@ -55,6 +55,8 @@ public struct MessageLedger: Sendable {
         public var holdMilliseconds: Int64
         /// Receipts that may wait at once; beyond, the oldest go to the dead letters.
         public var heldMax: Int
+        /// How long the `submitted` event of a message that has a result may be missing before it is looked for in its lane.
+        public var orphanMilliseconds: Int64
         /// Ended messages that are remembered to recognise late receipts.
         public var endedMax: Int
 
@@ -62,11 +64,13 @@ public struct MessageLedger: Sendable {
             policies: [Channel: RetryPolicy] = [:],
             holdMilliseconds: Int64 = 60_000,
             heldMax: Int = 100_000,
+            orphanMilliseconds: Int64 = 5_000,
             endedMax: Int = 200_000
         ) {
             self.policies = policies
             self.holdMilliseconds = holdMilliseconds
             self.heldMax = heldMax
+            self.orphanMilliseconds = orphanMilliseconds
             self.endedMax = endedMax
         }
     }
@@ -75,6 +79,9 @@ public struct MessageLedger: Sendable {
         var state = MessageState()
         var first: EventPosition
         var providerKeys: [ProviderKey] = []
+        /// Where in its lane the message lies, and since when its document is missed.
+        var source: String?
+        var orphanSince: Timestamp?
     }
 
     struct ProviderKey: Hashable, Sendable {
@@ -113,6 +120,8 @@ public struct MessageLedger: Sendable {
     var heldOrder: Deque<(key: HoldKey, token: ReceiptToken, since: Timestamp)> = []
     var heldCount = 0
     var deadlines = TimerQueue<String, Int>()
+    /// Open messages whose document has not been seen.
+    var orphans: Set<String> = []
 
     public init(_ configuration: Configuration = Configuration()) {
         self.configuration = configuration
@@ -145,11 +154,17 @@ public struct MessageLedger: Sendable {
     // MARK: - Events
 
     /// Folds an event of the past. Returns whether the message was new here, that is whether its position is to be tracked.
-    public mutating func load(_ event: TimelineEvent, at position: EventPosition) -> LoadResult {
+    public mutating func load(_ event: TimelineEvent, at position: EventPosition, source: String? = nil) -> LoadResult {
         if ended[event.messageID] != nil { return .ignored }
         let known = open[event.messageID] != nil
         var entry = open[event.messageID] ?? Entry(first: position)
         entry.state.apply(event)
+        if let source, entry.state.message == nil {
+            entry.source = source
+            orphans.insert(event.messageID)
+        } else if event.kind == .submitted {
+            orphans.remove(event.messageID)
+        }
         if event.kind == .accepted, let provider = event.provider, let id = event.providerMessageID {
             let key = ProviderKey(provider: provider, id: id)
             entry.providerKeys.append(key)
@@ -195,10 +210,13 @@ public struct MessageLedger: Sendable {
     }
 
     /// Folds an event and decides.
-    public mutating func apply(_ event: TimelineEvent, at position: EventPosition, now: Timestamp)
-        -> (LoadResult, [LedgerAction])
-    {
-        let result = load(event, at: position)
+    public mutating func apply(
+        _ event: TimelineEvent,
+        at position: EventPosition,
+        source: String? = nil,
+        now: Timestamp
+    ) -> (LoadResult, [LedgerAction]) {
+        let result = load(event, at: position, source: source)
         switch result {
         case .ignored: return (result, [])
         case .closed: return (result, releaseHeld(event.messageID, now: now))
@@ -220,6 +238,22 @@ public struct MessageLedger: Sendable {
             deadlines.cancel(id)
             open[id] = nil
         }
+    }
+
+    /// Messages whose document has been missing for a while, and where in its lane it lies.
+    public mutating func orphans(now: Timestamp) -> [(messageID: String, source: String)] {
+        var found: [(String, String)] = []
+        for id in orphans {
+            guard var entry = open[id], let source = entry.source else {
+                orphans.remove(id)
+                continue
+            }
+            if let since = entry.orphanSince, now - since < configuration.orphanMilliseconds { continue }
+            if entry.orphanSince != nil { found.append((id, source)) }
+            entry.orphanSince = now
+            open[id] = entry
+        }
+        return found
     }
 
     /// What happens at a point in time: deadlines of reports and of held receipts.
@@ -334,6 +368,7 @@ public struct MessageLedger: Sendable {
     /// Moves a message from the open to the ended ones.
     private mutating func end(_ messageID: String, _ entry: Entry) {
         open[messageID] = nil
+        orphans.remove(messageID)
         deadlines.cancel(messageID)
         ended[messageID] = Ended(
             status: entry.state.status,

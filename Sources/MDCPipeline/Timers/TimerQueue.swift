@@ -48,6 +48,12 @@ public struct TimerQueue<ID: Hashable & Sendable, Payload: Sendable>: Sendable {
         pending.removeValue(forKey: id)?.payload
     }
 
+    /// Cancels all timers with such a payload.
+    public mutating func cancelAll(where matches: (Payload) -> Bool) {
+        pending = pending.filter { !matches($0.value.payload) }
+        rebuild()
+    }
+
     /// The payload of a timer that is set.
     public func payload(of id: ID) -> Payload? { pending[id]?.payload }
 

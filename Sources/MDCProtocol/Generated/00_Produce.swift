@@ -20,7 +20,7 @@ public struct ProduceRequest: RequestMessage {
 
     /// `string`, from version 3.
     public var transactionalId: String?
-    /// `int16`.
+    /// 0 for no answer, 1 for the leader, -1 for all in-sync replicas. `int16`.
     public var acks: Int16
     /// `int32`.
     public var timeoutMs: Int32
@@ -329,9 +329,9 @@ public struct ProduceResponse: ResponseMessage {
         public var index: Int32
         /// `int16`.
         public var errorCode: Int16
-        /// `int64`.
+        /// the offset of the first record. `int64`.
         public var baseOffset: Int64
-        /// `int64`, from version 2.
+        /// when the broker appended, or -1 where the topic keeps the times of the client. `int64`, from version 2.
         public var logAppendTimeMs: Int64
         /// `int64`, from version 5.
         public var logStartOffset: Int64

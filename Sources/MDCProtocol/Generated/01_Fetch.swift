@@ -28,13 +28,13 @@ public struct FetchRequest: RequestMessage {
     public var maxWaitMs: Int32
     /// `int32`.
     public var minBytes: Int32
-    /// `int32`, from version 3.
+    /// the most bytes of the whole answer, which the first batch alone may exceed. `int32`, from version 3.
     public var maxBytes: Int32
-    /// `int8`, from version 4.
+    /// 0 to read uncommitted records, 1 for committed ones alone. `int8`, from version 4.
     public var isolationLevel: Int8
-    /// `int32`, from version 7.
+    /// the fetch session; 0 for none. `int32`, from version 7.
     public var sessionId: Int32
-    /// `int32`, from version 7.
+    /// 0 asks for a new session, -1 for none. `int32`, from version 7.
     public var sessionEpoch: Int32
     /// `[FetchTopic]`.
     public var topics: [FetchTopic]

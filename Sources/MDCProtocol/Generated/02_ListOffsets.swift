@@ -130,7 +130,7 @@ public struct ListOffsetsRequest: RequestMessage {
         public var partitionIndex: Int32
         /// `int32`, from version 4.
         public var currentLeaderEpoch: Int32
-        /// `int64`.
+        /// in milliseconds, or -1 for the end, -2 for the start and other negative numbers: see the notes. `int64`.
         public var timestamp: Int64
         /// `int32`, up to version 0.
         public var maxNumOffsets: Int32

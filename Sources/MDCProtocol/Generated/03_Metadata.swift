@@ -99,7 +99,7 @@ public struct MetadataRequest: RequestMessage {
 
     /// Part of ``MetadataRequest``.
     public struct MetadataRequestTopic: MessageStructure {
-        /// `uuid`, from version 10.
+        /// of the topic; zero to ask by name. `uuid`, from version 10.
         public var topicId: KafkaUUID
         /// `string`, null from version 10.
         public var name: String?

@@ -17,7 +17,7 @@ public struct FindCoordinatorRequest: RequestMessage {
 
     /// `string`, up to version 3.
     public var key: String
-    /// `int8`, from version 1.
+    /// 0 for a group, 1 for a transactional id, 2 for a share partition. `int8`, from version 1.
     public var keyType: Int8
     /// `[string]`, from version 4.
     public var coordinatorKeys: [String]

@@ -120,7 +120,16 @@ public struct MessageReader: Sendable {
 
     /// Reads the bytes of a string without making one, for the hot path. The bytes are not checked to be UTF-8.
     public mutating func stringBytes(_ field: StaticString, flexible: Bool) throws(ProtocolError) -> ByteBuffer {
-        guard let length = try stringLength(field, flexible: flexible) else { throw unexpectedNull(field) }
+        guard let bytes = try nullableStringBytes(field, flexible: flexible) else { throw unexpectedNull(field) }
+        return bytes
+    }
+
+    /// Reads the bytes of a string or null, as ``stringBytes(_:flexible:)`` does.
+    public mutating func nullableStringBytes(
+        _ field: StaticString,
+        flexible: Bool
+    ) throws(ProtocolError) -> ByteBuffer? {
+        guard let length = try stringLength(field, flexible: flexible) else { return nil }
         return take(length)
     }
 

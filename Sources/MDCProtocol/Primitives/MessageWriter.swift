@@ -44,7 +44,12 @@ public struct MessageWriter: Sendable {
 
     /// Writes a string.
     public mutating func string(_ field: StaticString, _ value: String, flexible: Bool) throws(ProtocolError) {
-        let length: Int = value.utf8.count
+        try stringLength(field, value.utf8.count, flexible: flexible)
+        buffer.writeString(value)
+    }
+
+    /// Writes the length before the `length` bytes of a string.
+    mutating func stringLength(_ field: StaticString, _ length: Int, flexible: Bool) throws(ProtocolError) {
         if flexible {
             try compactLength(field, length)
         } else {
@@ -53,7 +58,6 @@ public struct MessageWriter: Sendable {
             }
             buffer.writeInteger(Int16(length))
         }
-        buffer.writeString(value)
     }
 
     /// Writes a string or null.

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import MDCModel
+import MDCProtocol
+import NIOCore
+
+/// Group coordinators: looked up once, again when one says that it is none.
+extension ClientCore {
+    /// The broker that coordinates a group; one attempt. On the event loop.
+    func coordinator(of group: String) -> EventLoopFuture<Int32> {
+        eventLoop.preconditionInEventLoop()
+        if let known = coordinators[group] { return eventLoop.makeSucceededFuture(known) }
+        if let lookup = coordinatorLookups[group] { return lookup }
+        let lookup = send(FindCoordinatorRequest.self, to: .any, versions: 0...6) { version in
+            version >= 4
+                ? FindCoordinatorRequest(keyType: 0, coordinatorKeys: [group])
+                : FindCoordinatorRequest(key: group, keyType: 0)
+        }.flatMapThrowing { response -> Int32 in
+            let found: (error: Int16, message: String?, node: Int32, host: String, port: Int32)
+            if let first = response.coordinators.first {
+                found = (first.errorCode, first.errorMessage, first.nodeId, first.host, first.port)
+            } else {
+                found = (response.errorCode, response.errorMessage, response.nodeId, response.host, response.port)
+            }
+            guard found.error == 0 else {
+                throw ClientError.broker(
+                    ErrorCode(rawValue: found.error),
+                    "looking up the coordinator of group '\(group)'",
+                    detail: found.message
+                )
+            }
+            self.metadata.learn(
+                broker: found.node,
+                BrokerAddress(host: found.host, port: Int(found.port))
+            )
+            self.coordinators[group] = found.node
+            return found.node
+        }
+        coordinatorLookups[group] = lookup
+        lookup.assumeIsolated().whenComplete { _ in self.coordinatorLookups[group] = nil }
+        return lookup
+    }
+
+    /// The broker is not, or no longer, the coordinator.
+    func forgetCoordinator(of group: String) {
+        coordinators[group] = nil
+    }
+
+    /// Errors after which the coordinator should be looked up again.
+    static func showsStaleCoordinator(_ error: ClientError) -> Bool {
+        switch error.errorCode {
+        case .notCoordinator?, .coordinatorNotAvailable?: true
+        case nil: error.code == .connection || error.code == .timeout
+        default: false
+        }
+    }
+
+    /// Sends a request to the coordinator of a group, looks at its errors, and repeats while they may pass.
+    func coordinatorRequest<Request: RequestMessage, Value: Sendable>(
+        group: String,
+        _ type: Request.Type,
+        versions: ClosedRange<Int16> = Request.validVersions,
+        until deadline: NIODeadline,
+        make: @escaping @Sendable (Int16) -> Request,
+        read: @escaping @Sendable (Request.Response) throws -> Value
+    ) async throws -> Value {
+        try await retrying(until: deadline) {
+            do {
+                let response = try await eventLoop.flatSubmit {
+                    self.coordinator(of: group).flatMap { node in
+                        self.send(type, to: .broker(node), purpose: .coordinator, versions: versions, make: make)
+                    }
+                }.get()
+                return try read(response)
+            } catch let error as ClientError {
+                if Self.showsStaleCoordinator(error) {
+                    try await self.onLoop { self.forgetCoordinator(of: group) }
+                }
+                throw error
+            }
+        }
+    }
+}

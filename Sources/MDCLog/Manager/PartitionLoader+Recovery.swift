@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import MDCModel
+import Synchronization
+
+extension PartitionLoader {
+    /// Where a scan begins.
+    private struct Start {
+        var index: Int
+        var position: Int
+        var offset: Offset
+    }
+
+    /// Verifies the log from the recovery point on, cuts what is torn, reports what is damaged.
+    func recover(_ progress: inout Progress, durable: Offset, start: Offset) throws(LogError) {
+        let begin = try scanStart(&progress, durable: durable)
+        // The producers' state where the scan begins; the scan carries it on.
+        progress.end = begin.offset
+        progress.scannedFrom = begin.offset
+        if checkpoint?.hasNoProducers == true, begin.position > 0 {
+            progress.table = ProducerTable()
+        } else {
+            try loadTable(&progress, at: begin.offset, start: start)
+        }
+        var expected = begin.offset
+        var index = begin.index
+        var position = begin.position
+        while index < progress.segments.count {
+            let segment = progress.segments[index]
+            // Where this engine wrote the log, a gap between segments means that the end of the first is lost.
+            if index > begin.index, segment.baseOffset != expected,
+                segment.baseOffset < expected || (isOurs && expected >= durable)
+            {
+                try cutFrom(index, &progress, reason: "segment \(segment.baseOffset) does not continue \(expected)")
+                break
+            }
+            let end = try scan(segment, from: position, expected: max(expected, segment.baseOffset), &progress)
+            progress.scanned.append(segment)
+            expected = segment.nextOffset
+            if case .invalid(let reason) = end {
+                if expected < durable {
+                    expected = reportDamage(segment, index, &progress, durable: durable, reason: reason)
+                } else {
+                    try cut(segment, index, &progress, reason: reason)
+                    break
+                }
+            } else if expected < durable, index + 1 == progress.segments.count {
+                expected = reportDamage(
+                    segment,
+                    index,
+                    &progress,
+                    durable: durable,
+                    reason: "the file ends before the durable point"
+                )
+            } else {
+                try trim(segment)
+            }
+            index += 1
+            position = 0
+        }
+        finish(&progress, expected: expected)
+        progress.report.logEndOffset = progress.end
+    }
+
+    private func finish(_ progress: inout Progress, expected: Offset) {
+        let active = progress.segments[progress.segments.count - 1]
+        active.state.withLock { $0.isSealed = false }
+        progress.end = progress.report.damage.isEmpty ? active.nextOffset : max(expected, active.nextOffset)
+    }
+
+    /// The segment that holds the recovery point, and where in it to begin: at the recovery point itself where the
+    /// checkpoint vouches for what is before, else at the segment's start.
+    private func scanStart(_ progress: inout Progress, durable: Offset) throws(LogError) -> Start {
+        let segments = progress.segments
+        let index = max(segments.partitionPoint { $0.baseOffset > durable } - 1, 0)
+        var base = segments[index]
+        if let checkpoint, checkpoint.position >= 0, checkpoint.recoveryOffset == durable,
+            let at = segments.firstIndex(where: { $0.baseOffset == checkpoint.segmentBase }),
+            checkpoint.position <= segments[at].size, try restore(segments[at], checkpoint)
+        {
+            return Start(index: at, position: checkpoint.position, offset: durable)
+        }
+        // The segment before ends at the recovery point if that is a segment's base: it is whole.
+        base = segments[index]
+        progress.report.rebuiltFiles.append(base.path(FileName.offsetIndex))
+        return Start(index: index, position: 0, offset: base.baseOffset)
+    }
+
+    /// Takes the indexes below the checkpoint from their files, if these are what the checkpoint says.
+    private func restore(_ segment: Segment, _ checkpoint: PartitionCheckpoint) throws(LogError) -> Bool {
+        do throws(FileSystemError) {
+            let offsetBytes = try fileSystem.readSmallFile(segment.path(FileName.offsetIndex)) ?? []
+            let timeBytes = try fileSystem.readSmallFile(segment.path(FileName.timeIndex)) ?? []
+            let offsetCount = checkpoint.offsetIndexEntries * OffsetIndex.entrySize
+            let timeCount = checkpoint.timeIndexEntries * TimeIndex.entrySize
+            guard offsetCount >= 0, timeCount >= 0, offsetBytes.count >= offsetCount, timeBytes.count >= timeCount
+            else { return false }
+            let offsets = [UInt8](offsetBytes.prefix(offsetCount))
+            let times = [UInt8](timeBytes.prefix(timeCount))
+            guard offsets.checksum == checkpoint.offsetIndexChecksum, times.checksum == checkpoint.timeIndexChecksum,
+                let offsetIndex = OffsetIndex(
+                    baseOffset: segment.baseOffset,
+                    decoding: offsets,
+                    logSize: max(checkpoint.position, 1)
+                ),
+                let timeIndex = TimeIndex(baseOffset: segment.baseOffset, decoding: times)
+            else { return false }
+            segment.state.withLock { state in
+                state.offsetIndex = offsetIndex
+                state.timeIndex = timeIndex
+                state.maxTimestamp = checkpoint.maxTimestamp
+                state.offsetOfMaxTimestamp = checkpoint.offsetOfMaxTimestamp
+                state.bytesSinceIndexEntry = checkpoint.position - offsetIndex.lastPosition
+            }
+            return true
+        } catch {
+            throw LogError(error, while: "reading the indexes of \(topicPartition)")
+        }
+    }
+
+    private func loadTable(_ progress: inout Progress, at offset: Offset, start: Offset) throws(LogError) {
+        let loader = ProducerLoader(
+            path: path,
+            fileSystem: fileSystem,
+            segments: progress.segments,
+            logStart: start,
+            now: environment.clock.now()
+        )
+        do {
+            let loaded = try loader.load(upTo: offset, mayAssumeNone: false)
+            progress.table = loaded.table
+            progress.snapshotOffset = loaded.snapshotOffset
+            progress.report.rebuiltFiles.append(contentsOf: loaded.damaged)
+        } catch  where error.code == .damaged {
+            // The damage itself is reported where it is found by the scan or by a reader.
+            progress.report.rebuiltFiles.append("\(path)/*\(FileName.producerSnapshot)")
+        }
+    }
+
+    /// Verifies a segment's batches from `position` on; the segment's size, end and indexes follow from them.
+    private func scan(
+        _ segment: Segment,
+        from position: Int,
+        expected: Offset,
+        _ progress: inout Progress
+    ) throws(LogError) -> BatchScanner.End {
+        let file = try segment.file()
+        let size: Int
+        do throws(FileSystemError) { size = try file.size() } catch {
+            throw LogError(error, while: "recovering \(topicPartition)")
+        }
+        let interval = settings.indexIntervalBytes
+        segment.state.withLock { $0.beginScan(at: position, offset: expected, physicalSize: size) }
+        var scanner = BatchScanner(file: file, from: position, to: size, nextOffset: expected)
+        let now = environment.clock.now()
+        var table = progress.table
+        var aborted: [AbortedTransaction] = []
+        var epochs = progress.epochs
+        var epochsChanged = progress.epochsChanged
+        let end = try scanner.scan { header, _, bytes throws(LogError) in
+            guard header.lastOffset - segment.baseOffset <= Int64(Int32.max) else { return false }
+            segment.state.withLock { $0.add(header, indexInterval: interval) }
+            if epochs.begin(header.partitionLeaderEpoch, at: header.baseOffset) { epochsChanged = true }
+            if header.isIdempotent {
+                let marker = header.attributes.isControl ? TransactionMarker(controlBatch: bytes) : nil
+                if let ended = table.replay(header, marker: marker, now: now), ended.isAborted {
+                    aborted.append(AbortedTransaction(ended, stable: table.lastStableOffset(after: ended)))
+                }
+            }
+            return true
+        }
+        progress.table = table
+        progress.aborted.append(contentsOf: aborted)
+        progress.epochs = epochs
+        progress.epochsChanged = epochsChanged
+        progress.report.scannedBytes += scanner.position - position
+        segment.state.withLock { state in
+            state.physicalSize = size
+            state.indexesChanged = true
+        }
+        return end
+    }
+
+    /// Gives reserved space at the end of a file back.
+    private func trim(_ segment: Segment) throws(LogError) {
+        let (size, physical) = segment.state.withLock { ($0.size, $0.physicalSize) }
+        guard size != physical else { return }
+        let file = try segment.file()
+        do throws(FileSystemError) { try file.truncate(to: size) } catch {
+            throw LogError(error, while: "recovering \(topicPartition)")
+        }
+        segment.state.withLock { $0.physicalSize = size }
+    }
+
+    /// Ends the log within `segment`: what follows was never acknowledged.
+    private func cut(
+        _ segment: Segment,
+        _ index: Int,
+        _ progress: inout Progress,
+        reason: String
+    ) throws(LogError) {
+        let (size, physical) = segment.state.withLock { ($0.size, $0.physicalSize) }
+        progress.report.cutBytes += physical - size
+        try trim(segment)
+        try cutFrom(index + 1, &progress, reason: reason)
+    }
+
+    /// Removes the segments from `index` on: what precedes them is incomplete.
+    private func cutFrom(_ index: Int, _ progress: inout Progress, reason: String) throws(LogError) {
+        guard index < progress.segments.count else { return }
+        for segment in progress.segments[index...].reversed() {
+            progress.report.cutBytes += segment.state.withLock { $0.physicalSize }
+            segment.close()
+            do throws(FileSystemError) {
+                for suffix in [
+                    FileName.log, FileName.offsetIndex, FileName.timeIndex, FileName.transactionIndex, FileName.footer,
+                ] {
+                    try fileSystem.unlinkIfPresent(segment.path(suffix))
+                }
+            } catch {
+                throw LogError(error, while: "recovering \(topicPartition)")
+            }
+        }
+        progress.segments.removeSubrange(index...)
+        progress.directoryChanged = true
+    }
+
+    /// Notes damage below the durable point; returns the offset at which the log goes on.
+    private func reportDamage(
+        _ segment: Segment,
+        _ index: Int,
+        _ progress: inout Progress,
+        durable: Offset,
+        reason: String
+    ) -> Offset {
+        let first = segment.nextOffset
+        let next = index + 1 < progress.segments.count ? progress.segments[index + 1].baseOffset : durable
+        progress.report.damage.append(
+            DamageReport(
+                topicPartition: topicPartition,
+                path: segment.path(FileName.log),
+                position: segment.size,
+                firstOffset: first,
+                nextOffset: max(next, first),
+                reason: reason
+            )
+        )
+        segment.state.withLock { $0.isQuarantined = true }
+        return max(next, first)
+    }
+}
+
+extension Segment.State {
+    /// Prepares for a scan from `position`: what the indexes say of later bytes is forgotten.
+    mutating func beginScan(at position: Int, offset: Offset, physicalSize: Int) {
+        size = position
+        self.physicalSize = physicalSize
+        syncedSize = position
+        nextOffset = offset
+        recent.removeAll()
+        cursors.removeAll()
+        if position == 0 {
+            let base = offsetIndex?.baseOffset ?? timeIndex?.baseOffset ?? offsetOfMaxTimestamp
+            offsetIndex = OffsetIndex(baseOffset: base)
+            timeIndex = TimeIndex(baseOffset: base)
+            maxTimestamp = Timestamp.none
+            offsetOfMaxTimestamp = base
+            bytesSinceIndexEntry = 0
+        }
+    }
+}

@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import MDCModel
+import Synchronization
+
+/// Opens the folder of a partition: recovers it where it was not closed in order, and proves what it takes on trust.
+///
+/// Below the recovery point the log is durable: damage found there is reported and left alone. From the recovery point
+/// on, batches are verified one by one; the first that is not valid ends the log, for nothing after it can have been
+/// acknowledged.
+struct PartitionLoader {
+    let topicPartition: TopicPartition
+    let directory: DataDirectory
+    let path: String
+    let environment: LogEnvironment
+    /// Ours, if there is one for the partition.
+    let checkpoint: PartitionCheckpoint?
+    /// Kafka's, if there is one for the partition.
+    let recoveryPoint: Offset?
+    let logStart: Offset?
+    /// Whether the data folder was closed in order.
+    let isClean: Bool
+    /// Whether the data folder has a checkpoint of ours: then this engine wrote the log, whose segments follow each
+    /// other without gaps above the recovery point.
+    let isOurs: Bool
+    let settings: LogSettings
+
+    var fileSystem: any FileSystem { environment.fileSystem }
+
+    /// What is put together while loading.
+    struct Progress {
+        var segments: [Segment] = []
+        var table = ProducerTable()
+        var snapshotOffset: Offset?
+        var aborted: [AbortedTransaction] = []
+        var epochs = LeaderEpochs()
+        var epochsChanged = false
+        var end: Offset = 0
+        var report: RecoveryReport
+        /// Where the scan began.
+        var scannedFrom: Offset = 0
+        /// Segments that were scanned and may hold bytes that are not on disk.
+        var scanned: [Segment] = []
+        var directoryChanged = false
+    }
+
+    /// Opens the log; the report is nil where nothing had to be recovered.
+    func load() throws(LogError) -> (log: PartitionLog, report: RecoveryReport?) {
+        var progress = Progress(report: RecoveryReport(topicPartition: topicPartition))
+        let topicID = try readTopicID()
+        let names = try cleanUp(&progress)
+        try openSegments(names, &progress)
+        let firstBase = progress.segments[0].baseOffset
+        let start = max(logStart ?? checkpoint?.logStartOffset ?? firstBase, firstBase)
+        loadEpochs(&progress)
+        let durable = max(checkpoint?.recoveryOffset ?? 0, recoveryPoint ?? 0)
+        var isRecovered = true
+        if isClean, try openClean(&progress) {
+            isRecovered = false
+            try loadProducers(&progress, from: start, mayAssumeNone: true)
+        } else {
+            try recover(&progress, durable: durable, start: start)
+        }
+        try settleEpochs(&progress)
+        try loadTransactions(&progress, names, start: start, isRecovered: isRecovered)
+        if isRecovered { try syncScanned(&progress) }
+        return (makeLog(progress, topicID, start: start, durable: durable), isRecovered ? progress.report : nil)
+    }
+
+    private func makeLog(_ progress: Progress, _ topicID: TopicID, start: Offset, durable: Offset) -> PartitionLog {
+        var published = PartitionLog.Published(
+            settings: settings,
+            segments: progress.segments,
+            logStart: min(start, progress.end),
+            end: progress.end,
+            synced: progress.end,
+            checkpoint: PartitionCheckpoint(startingAt: start)
+        )
+        if let checkpoint, checkpoint.recoveryOffset <= progress.end { published.checkpoint = checkpoint }
+        published.checkpoint.recoveryOffset = min(durable, progress.end)
+        published.epochs = progress.epochs
+        published.epochsChanged = progress.epochsChanged
+        published.directoryChanged = progress.directoryChanged
+        published.aborted = progress.aborted
+        published.firstOpenOffset = progress.table.firstOpenOffset
+        published.damage = progress.report.damage
+        if let first = progress.report.damage.first {
+            published.offline = LogError(
+                .damaged,
+                "\(topicPartition) is damaged below its durable point and accepts no appends: \(first). Restore the file from a replica or a backup, or delete the partition"
+            )
+        }
+        var appender = PartitionLog.Appender()
+        appender.producers = progress.table
+        appender.snapshotOffset = progress.snapshotOffset
+        let active = progress.segments[progress.segments.count - 1]
+        // The age of a segment that was begun before this start: its first batch's time, but not in the future.
+        if active.size > 0 {
+            let now = environment.clock.now()
+            let first = active.state.withLock { $0.firstTimestamp } ?? now
+            appender.segmentStart = first >= 0 && first < now ? first : now
+        }
+        return PartitionLog(
+            topicPartition: topicPartition,
+            topicID: topicID,
+            directory: directory,
+            path: path,
+            environment: environment,
+            appender: appender,
+            published: published
+        )
+    }
+
+    private func readTopicID() throws(LogError) -> TopicID {
+        do throws(FileSystemError) {
+            guard let bytes = try fileSystem.readSmallFile("\(path)/\(FileName.partitionMetadata)", limit: 4096) else {
+                return .zero
+            }
+            return PartitionMetadataFile.decode(bytes) ?? .zero
+        } catch {
+            throw LogError(error, while: "reading the metadata of \(topicPartition)")
+        }
+    }
+
+    // MARK: Files
+
+    /// Removes leftovers of what was interrupted, and finishes a swap; returns the names that are there then.
+    private func cleanUp(_ progress: inout Progress) throws(LogError) -> Set<String> {
+        do throws(FileSystemError) {
+            var names = Set(try fileSystem.list(path).filter { !$0.isDirectory }.map(\.name))
+            for name in names
+            where name.hasSuffix(FileName.deleted) || name.hasSuffix(FileName.temporary)
+                || name.hasSuffix(FileName.cleaned)
+            {
+                try fileSystem.unlinkIfPresent("\(path)/\(name)")
+                names.remove(name)
+            }
+            try SegmentSwap(path: path, fileSystem: fileSystem).finishInterrupted(&names)
+            // Derived files whose log is gone.
+            for name in names {
+                for suffix in [
+                    FileName.offsetIndex, FileName.timeIndex, FileName.transactionIndex, FileName.footer,
+                ] {
+                    guard let base = FileName.offset(in: name, suffix: suffix),
+                        !names.contains(FileName.digits(base) + FileName.log)
+                    else { continue }
+                    try fileSystem.unlinkIfPresent("\(path)/\(name)")
+                    names.remove(name)
+                }
+            }
+            return names
+        } catch {
+            throw LogError(error, while: "opening \(topicPartition)")
+        }
+    }
+
+    private func openSegments(_ names: Set<String>, _ progress: inout Progress) throws(LogError) {
+        let bases = names.compactMap { FileName.offset(in: $0, suffix: FileName.log) }.sorted()
+        do throws(FileSystemError) {
+            for (index, base) in bases.enumerated() {
+                let name = "\(path)/\(FileName.digits(base))\(FileName.log)"
+                let size = try fileSystem.attributes(name)?.size ?? 0
+                let isLast = index + 1 == bases.count
+                let segment = Segment(
+                    baseOffset: base,
+                    directory: path,
+                    fileSystem: fileSystem,
+                    openFiles: environment.openFiles,
+                    size: size,
+                    physicalSize: size,
+                    nextOffset: isLast ? base : bases[index + 1],
+                    isSealed: !isLast
+                )
+                progress.segments.append(segment)
+            }
+            guard bases.isEmpty else { return }
+            let durable = checkpoint?.recoveryOffset ?? recoveryPoint ?? 0
+            let start = max(logStart ?? 0, checkpoint?.logStartOffset ?? 0)
+            if durable > start {
+                progress.report.damage.append(
+                    DamageReport(
+                        topicPartition: topicPartition,
+                        path: path,
+                        position: 0,
+                        firstOffset: start,
+                        nextOffset: durable,
+                        reason: "the folder has no segment, but held records up to \(durable)"
+                    )
+                )
+            }
+            let segment = try Segment.create(
+                baseOffset: max(start, durable),
+                directory: path,
+                fileSystem: fileSystem,
+                openFiles: environment.openFiles
+            )
+            progress.segments.append(segment)
+            progress.directoryChanged = true
+        } catch {
+            throw LogError(error, while: "opening \(topicPartition)")
+        }
+    }
+
+    // MARK: Clean start
+
+    /// Opens the active segment without reading it, if the folder is as it was left; false where it is not.
+    private func openClean(_ progress: inout Progress) throws(LogError) -> Bool {
+        let active = progress.segments[progress.segments.count - 1]
+        let size = active.size
+        if let checkpoint {
+            guard checkpoint.segmentBase == active.baseOffset, checkpoint.position == size else { return false }
+            active.state.withLock { state in
+                state.nextOffset = checkpoint.recoveryOffset
+                state.maxTimestamp = checkpoint.maxTimestamp
+                state.offsetOfMaxTimestamp = checkpoint.offsetOfMaxTimestamp
+                state.firstTimestamp = size == 0 ? nil : checkpoint.maxTimestamp
+            }
+            progress.end = checkpoint.recoveryOffset
+            return true
+        }
+        guard !isOurs else { return false }
+        // Closed by Kafka: the end follows from the batches after the last index entry.
+        do {
+            try active.loadIndexes()
+            let from = active.state.withLock { $0.offsetIndex?.lastPosition ?? 0 }
+            var end = active.baseOffset
+            var walker = HeaderWalker(file: try active.file(), from: from, to: size)
+            while let (_, header) = try walker.next() { end = header.nextOffset }
+            if let recoveryPoint, recoveryPoint > end { return false }
+            active.state.withLock { $0.nextOffset = end }
+            _ = try active.largestTimestamp()
+            progress.end = end
+            return true
+        } catch  where error.code == .damaged {
+            return false
+        }
+    }
+
+    private func loadProducers(
+        _ progress: inout Progress,
+        from start: Offset,
+        mayAssumeNone: Bool
+    ) throws(LogError) {
+        let loader = ProducerLoader(
+            path: path,
+            fileSystem: fileSystem,
+            segments: progress.segments,
+            logStart: start,
+            now: environment.clock.now()
+        )
+        let loaded = try loader.load(upTo: progress.end, mayAssumeNone: mayAssumeNone)
+        progress.table = loaded.table
+        progress.snapshotOffset = loaded.snapshotOffset
+        progress.report.rebuiltFiles.append(contentsOf: loaded.damaged)
+    }
+
+    // MARK: Epochs and transactions
+
+    private func loadEpochs(_ progress: inout Progress) {
+        let name = "\(path)/\(FileName.leaderEpochs)"
+        guard let bytes = try? fileSystem.readSmallFile(name), let epochs = LeaderEpochs(decoding: bytes) else {
+            progress.report.rebuiltFiles.append(name)
+            progress.epochsChanged = true
+            return
+        }
+        progress.epochs = epochs
+    }
+
+    /// Makes the epochs anew from the batches where the checkpoint was missing, and cuts them at the log's end.
+    private func settleEpochs(_ progress: inout Progress) throws(LogError) {
+        if progress.epochs.entries.isEmpty {
+            for segment in progress.segments where segment.size > 0 {
+                var walker = HeaderWalker(
+                    file: try segment.file(),
+                    from: 0,
+                    to: segment.size,
+                    window: 64 << 10
+                )
+                while let (_, header) = try walker.next() {
+                    if progress.epochs.begin(header.partitionLeaderEpoch, at: header.baseOffset) {
+                        progress.epochsChanged = true
+                    }
+                }
+            }
+        }
+        // An epoch may have begun at the very end without a record yet.
+        if progress.epochs.truncate(to: progress.end + Int64(1)) { progress.epochsChanged = true }
+    }
+
+    /// Reads the aborted transactions; where an index is missing or damaged, from the log itself.
+    private func loadTransactions(
+        _ progress: inout Progress,
+        _ names: Set<String>,
+        start: Offset,
+        isRecovered: Bool
+    ) throws(LogError) {
+        // What the scan found takes the place of what the indexes say of the same offsets.
+        let found = progress.aborted
+        var isSound = true
+        var listed: [AbortedTransaction] = []
+        for segment in progress.segments {
+            let name = FileName.digits(segment.baseOffset) + FileName.transactionIndex
+            guard names.contains(name) else { continue }
+            do throws(FileSystemError) {
+                let bytes = try fileSystem.readSmallFile("\(path)/\(name)") ?? []
+                guard let entries = TransactionIndex.decode(bytes, baseOffset: segment.baseOffset) else {
+                    isSound = false
+                    continue
+                }
+                listed.append(contentsOf: entries)
+            } catch {
+                throw LogError(error, while: "reading the transaction index of \(topicPartition)")
+            }
+        }
+        let from = isRecovered ? progress.scannedFrom : progress.end
+        let merged = listed.filter { $0.lastOffset >= start && $0.lastOffset < from } + found
+        if isRecovered, let checkpoint {
+            let below = merged.count { $0.lastOffset < checkpoint.recoveryOffset }
+            if below < checkpoint.abortedTransactions { isSound = false }
+        } else if isRecovered && !isOurs && progress.table.entries.contains(where: { $0.value.coordinatorEpoch >= 0 }) {
+            // A folder of Kafka's that was not closed in order and holds transactions: nothing vouches for the indexes.
+            isSound = false
+        }
+        if isSound {
+            progress.aborted = merged
+        } else {
+            let loader = ProducerLoader(
+                path: path,
+                fileSystem: fileSystem,
+                segments: progress.segments,
+                logStart: start,
+                now: environment.clock.now()
+            )
+            var table = ProducerTable()
+            progress.aborted = try loader.replay(
+                into: &table,
+                from: progress.segments[0].baseOffset,
+                to: progress.end
+            ).filter { $0.lastOffset >= start }
+            progress.report.rebuiltFiles.append("\(path)/*\(FileName.transactionIndex)")
+        }
+        if isRecovered { try rewriteTransactionIndexes(progress, all: !isSound) }
+    }
+
+    private func rewriteTransactionIndexes(_ progress: Progress, all: Bool) throws(LogError) {
+        for segment in all ? progress.segments : progress.scanned {
+            let own = progress.aborted.filter {
+                $0.lastOffset >= segment.baseOffset && $0.lastOffset < segment.nextOffset
+            }
+            do throws(FileSystemError) {
+                let name = segment.path(FileName.transactionIndex)
+                if own.isEmpty {
+                    try fileSystem.unlinkIfPresent(name)
+                } else {
+                    try fileSystem.replaceFile(name, in: path, with: TransactionIndex.encode(own), durable: false)
+                }
+            } catch {
+                throw LogError(error, while: "rebuilding the transaction index of \(topicPartition)")
+            }
+        }
+    }
+
+    /// Brings what the scan found to disk: after a killed process it may be in memory only.
+    private func syncScanned(_ progress: inout Progress) throws(LogError) {
+        do throws(FileSystemError) {
+            for segment in progress.scanned {
+                guard !segment.state.withLock({ $0.isQuarantined }) else { continue }
+                try open(segment).sync()
+                let size = segment.size
+                segment.didSync(size: size)
+            }
+            if progress.epochsChanged {
+                try fileSystem.replaceFile(
+                    "\(path)/\(FileName.leaderEpochs)",
+                    in: path,
+                    with: progress.epochs.encode()
+                )
+                progress.epochsChanged = false
+            }
+            try fileSystem.syncDirectory(path)
+            progress.directoryChanged = false
+        } catch {
+            throw LogError(error, while: "syncing \(topicPartition) after its recovery")
+        }
+    }
+
+    func open(_ segment: Segment) throws(FileSystemError) -> any StorageFile {
+        do throws(LogError) {
+            return try segment.file()
+        } catch {
+            throw error.cause
+                ?? FileSystemError(.other, call: "open", path: segment.path(FileName.log), reason: error.message)
+        }
+    }
+}

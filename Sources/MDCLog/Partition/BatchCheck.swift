@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import MDCModel
+
+/// Judges batches as hostile input before they are appended: by the format's rules (`RecordBatchValidator`) and by the
+/// topic's settings. What a replica copies was judged by its leader; only its framing and checksum are verified.
+struct BatchCheck {
+    let settings: LogSettings
+    let origin: AppendOrigin
+    let now: Timestamp
+
+    /// Validates all batches in `bytes`; returns how many there are.
+    func validate(_ bytes: UnsafeRawBufferPointer) throws(LogError) -> Int {
+        guard bytes.count > 0 else { throw LogError(.invalidRecord, "the append holds no record batch") }
+        let rules = rules
+        var position = 0
+        var count = 0
+        while position < bytes.count {
+            let rest = UnsafeRawBufferPointer(rebasing: bytes[position...])
+            let header: RecordBatchHeader
+            do throws(RecordBatchError) {
+                header = try RecordBatchValidator.validate(rest, rules: rules)
+            } catch {
+                throw LogError(error)
+            }
+            if header.sizeInBytes > settings.segmentBytes {
+                throw LogError(
+                    .messageTooLarge,
+                    "a batch of \(header.sizeInBytes) bytes exceeds segment.bytes, \(settings.segmentBytes)"
+                )
+            }
+            if header.attributes.isControl && origin != .replica {
+                let batch = UnsafeRawBufferPointer(rebasing: rest[..<header.sizeInBytes])
+                guard TransactionMarker(controlBatch: batch) != nil else {
+                    throw LogError(.invalidRecord, "a control batch holds no transaction marker")
+                }
+            }
+            if origin == .client { try checkTimestamps(header) }
+            position += header.sizeInBytes
+            count += 1
+        }
+        return count
+    }
+
+    private var rules: RecordBatchValidator.Rules {
+        var rules: RecordBatchValidator.Rules
+        switch origin {
+        case .client: rules = .client
+        case .coordinator: rules = .coordinator
+        case .replica: rules = .log
+        }
+        if origin == .client {
+            rules.maximumSizeInBytes = settings.maxMessageBytes
+            rules.checksRecords = settings.validatesRecords
+            rules.requiresKeys = settings.isCompacted
+        }
+        return rules
+    }
+
+    private func checkTimestamps(_ header: RecordBatchHeader) throws(LogError) {
+        guard settings.timestampType == .createTime, header.maxTimestamp >= 0 else { return }
+        let (ahead, overflow) = header.maxTimestamp.rawValue.subtractingReportingOverflow(now.rawValue)
+        if overflow || ahead > settings.timestampAfterMaxMilliseconds {
+            throw LogError(
+                .invalidTimestamp,
+                "timestamp \(header.maxTimestamp) is \(ahead) ms ahead of the broker, more than message.timestamp.after.max.ms, \(settings.timestampAfterMaxMilliseconds)"
+            )
+        }
+        let age = now.rawValue.subtractingReportingOverflow(header.baseTimestamp.rawValue).partialValue
+        if header.baseTimestamp >= 0, age > settings.timestampBeforeMaxMilliseconds {
+            throw LogError(
+                .invalidTimestamp,
+                "timestamp \(header.baseTimestamp) is \(age) ms old, more than message.timestamp.before.max.ms, \(settings.timestampBeforeMaxMilliseconds)"
+            )
+        }
+    }
+}
+
+extension LogError {
+    /// A batch that is refused for its bytes.
+    init(_ error: RecordBatchError) {
+        let code: Code
+        switch error.code {
+        case .truncated, .checksumMismatch, .corruptCompression, .unsupportedMagic: code = .corruptBatch
+        case .unsupportedCompression: code = .unsupportedCompression
+        case .invalidTimestamp: code = .invalidTimestamp
+        case .tooLarge, .decompressedTooLarge: code = .messageTooLarge
+        default: code = .invalidRecord
+        }
+        self.init(code, error.message)
+    }
+}

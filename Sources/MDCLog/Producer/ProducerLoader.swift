@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import MDCModel
+
+/// Makes the producers' state of a log from its newest sound snapshot and the batches after it.
+struct ProducerLoader {
+    let path: String
+    let fileSystem: any FileSystem
+    let segments: [Segment]
+    let logStart: Offset
+    let now: Timestamp
+
+    struct Loaded {
+        var table: ProducerTable
+        /// The newest sound snapshot, which the state was made from; nil where there was none.
+        var snapshotOffset: Offset?
+        /// Snapshots that were there but unusable.
+        var damaged: [String] = []
+    }
+
+    /// The state as of `end`. `mayAssumeNone`: where there is no snapshot at all, there were no producers (a log that was
+    /// closed in order has a snapshot if it had any).
+    func load(upTo end: Offset, mayAssumeNone: Bool) throws(LogError) -> Loaded {
+        var loaded = Loaded(table: ProducerTable())
+        var from = logStart
+        let offsets = try snapshotOffsets().filter { $0 <= end }
+        for offset in offsets.sorted(by: >) {
+            let name = "\(path)/\(FileName.digits(offset))\(FileName.producerSnapshot)"
+            if let table = try read(name) {
+                loaded.table = table
+                loaded.snapshotOffset = offset
+                from = offset
+                break
+            }
+            loaded.damaged.append(name)
+        }
+        if loaded.snapshotOffset == nil, offsets.isEmpty, mayAssumeNone { return loaded }
+        _ = try replay(into: &loaded.table, from: from, to: end)
+        return loaded
+    }
+
+    private func snapshotOffsets() throws(LogError) -> [Offset] {
+        do throws(FileSystemError) {
+            return try fileSystem.list(path)
+                .compactMap { FileName.offset(in: $0.name, suffix: FileName.producerSnapshot) }
+        } catch {
+            throw LogError(error, while: "looking for producer snapshots")
+        }
+    }
+
+    private func read(_ name: String) throws(LogError) -> ProducerTable? {
+        do throws(FileSystemError) {
+            return try fileSystem.readSmallFile(name).flatMap { ProducerSnapshot.decode($0, now: now) }
+        } catch {
+            throw LogError(error, while: "reading a producer snapshot")
+        }
+    }
+
+    /// Replays the batches of a range of offsets; returns the transactions that were aborted in it.
+    func replay(
+        into table: inout ProducerTable,
+        from start: Offset,
+        to end: Offset
+    ) throws(LogError) -> [AbortedTransaction] {
+        var aborted: [AbortedTransaction] = []
+        for segment in segments where segment.nextOffset > start && segment.baseOffset < end && segment.size > 0 {
+            guard let location = try segment.locate(max(start, segment.baseOffset)) else { continue }
+            var walker = HeaderWalker(
+                file: try segment.file(),
+                from: location.position,
+                to: segment.size,
+                window: 64 << 10
+            )
+            while let (position, header) = try walker.next(), header.baseOffset < end {
+                guard header.isIdempotent, header.lastOffset >= start else { continue }
+                var marker: TransactionMarker?
+                if header.attributes.isControl {
+                    let bytes = try segment.batch(at: position, header: header)
+                    marker = bytes.withUnsafeBytes { TransactionMarker(controlBatch: $0) }
+                }
+                if let ended = table.replay(header, marker: marker, now: now), ended.isAborted {
+                    aborted.append(AbortedTransaction(ended, stable: table.lastStableOffset(after: ended)))
+                }
+            }
+        }
+        return aborted
+    }
+}
+
+extension AbortedTransaction {
+    init(_ ended: CompletedTransaction, stable: Offset) {
+        self.init(
+            producerID: ended.producerID,
+            firstOffset: ended.firstOffset,
+            lastOffset: ended.lastOffset,
+            lastStableOffset: stable
+        )
+    }
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import DequeModule
+import MDCClient
+import MDCModel
+
+/// A message that a dispatcher has read from a lane.
+struct DispatchItem: Sendable {
+    var message: Message
+    var lane: Int
+    var partition: TopicPartition
+    var offset: Int64
+    /// Which assignment of the partition it was read under.
+    var generation: Int
+    /// A predecessor may have sent it.
+    var isDoubtful: Bool
+}
+
+/// The memory of a dispatcher: lanes with their waiting messages, partitions with their commit trackers, worker slots.
+///
+/// Pure but for its size. A message goes through it as: `offer` (read; waits in `pending`), `declare` (its partition's
+/// commit will say that it may have been sent), `release` (that commit is durable; it may start), `start` (a worker has
+/// it), `free` (the worker's slot is free again), `complete` (its result is durable).
+struct DispatchState: Sendable {
+    struct LaneQueue: Sendable {
+        var pending: Deque<DispatchItem> = []
+        var declared: [DispatchItem] = []
+        var ready: Deque<DispatchItem> = []
+        var count: Int { pending.count + declared.count + ready.count }
+    }
+
+    struct Partition: Sendable {
+        var tracker: CommitTracker
+        var lane: Int
+        var generation: Int
+        /// Taken and not done: when each was taken, to know from when on results must be looked for after a crash.
+        var takenAt: Deque<(offset: Int64, at: Timestamp)> = []
+        var running = 0
+        var isDirty = false
+        var isPaused = false
+    }
+
+    private(set) var scheduler: LaneScheduler
+    private(set) var lanes: [LaneQueue]
+    private(set) var partitions: [TopicPartition: Partition] = [:]
+    var window: AttemptWindow
+    private var generation = 0
+    /// Messages of a lane that may be started before the next commit.
+    private let readyMax: Int
+    /// Messages of a lane in memory; beyond, its partitions are paused.
+    private let queuedMax: Int
+
+    init(weights: [Int], slots: Int, queuedMax: Int = 2_000, windowCapacity: Int = 200_000) {
+        scheduler = LaneScheduler(weights: weights, slots: slots)
+        lanes = weights.map { _ in LaneQueue() }
+        window = AttemptWindow(capacity: windowCapacity)
+        readyMax = max(64, slots)
+        self.queuedMax = queuedMax
+    }
+
+    // MARK: - Partitions
+
+    mutating func assign(_ partition: TopicPartition, lane: Int, tracker: CommitTracker) {
+        generation += 1
+        partitions[partition] = Partition(tracker: tracker, lane: lane, generation: generation)
+    }
+
+    /// Forgets what waits of a partition; what runs goes on. What has not started is taken back from the declaration.
+    mutating func withdraw(_ partition: TopicPartition) {
+        guard let lane = partitions[partition]?.lane else { return }
+        var firstUnstarted = Int64.max
+        func keep(_ item: DispatchItem) -> Bool {
+            guard item.partition == partition else { return true }
+            firstUnstarted = min(firstUnstarted, item.offset)
+            return false
+        }
+        lanes[lane].pending = Deque(lanes[lane].pending.filter(keep))
+        lanes[lane].declared = lanes[lane].declared.filter(keep)
+        let before = lanes[lane].ready.count
+        lanes[lane].ready = Deque(lanes[lane].ready.filter(keep))
+        scheduler.withdrawn(lane, count: before - lanes[lane].ready.count)
+        guard firstUnstarted < .max else { return }
+        partitions[partition]?.tracker.untake(from: firstUnstarted)
+        partitions[partition]?.isDirty = true
+    }
+
+    mutating func drop(_ partition: TopicPartition) {
+        withdraw(partition)
+        partitions[partition] = nil
+    }
+
+    func running(_ partition: TopicPartition) -> Int { partitions[partition]?.running ?? 0 }
+
+    // MARK: - A message's way
+
+    /// Notes a record that was read: where it stands, nil if there is nothing to do about it.
+    mutating func read(_ partition: TopicPartition, offset: Int64) -> CommitTracker.Origin? {
+        guard partitions[partition] != nil else { return nil }
+        partitions[partition]?.isDirty = true
+        return partitions[partition]?.tracker.read(offset)
+    }
+
+    mutating func offer(_ message: Message, _ partition: TopicPartition, offset: Int64, isDoubtful: Bool) {
+        guard let known = partitions[partition] else { return }
+        lanes[known.lane].pending.append(
+            DispatchItem(
+                message: message,
+                lane: known.lane,
+                partition: partition,
+                offset: offset,
+                generation: known.generation,
+                isDoubtful: isDoubtful
+            )
+        )
+    }
+
+    /// Whether a commit would let messages start.
+    var wantsCommit: Bool {
+        lanes.contains { !$0.pending.isEmpty && $0.declared.isEmpty && $0.ready.count < readyMax }
+    }
+
+    /// Declares the next messages of each lane; what to commit so that they may start.
+    mutating func declare(now: Timestamp) -> [TopicPartition: OffsetAndMetadata] {
+        for lane in lanes.indices {
+            while lanes[lane].ready.count + lanes[lane].declared.count < readyMax,
+                let item = lanes[lane].pending.popFirst()
+            {
+                lanes[lane].declared.append(item)
+                partitions[item.partition]?.tracker.take(through: item.offset)
+                partitions[item.partition]?.takenAt.append((item.offset, now))
+                partitions[item.partition]?.isDirty = true
+            }
+        }
+        var commits: [TopicPartition: OffsetAndMetadata] = [:]
+        for key in partitions.keys where partitions[key]?.isDirty == true {
+            commits[key] = commit(key)
+            partitions[key]?.isDirty = false
+        }
+        return commits
+    }
+
+    /// What to commit for a partition now.
+    mutating func commit(_ key: TopicPartition) -> OffsetAndMetadata? {
+        guard var partition = partitions[key] else { return nil }
+        while let first = partition.takenAt.first, first.offset < partition.tracker.committable {
+            partition.takenAt.removeFirst()
+        }
+        partitions[key] = partition
+        let since = partition.takenAt.first?.at ?? 0
+        return OffsetAndMetadata(
+            Offset(partition.tracker.committable),
+            metadata: CommitMetadata(since: since, tracker: partition.tracker.metadata).description
+        )
+    }
+
+    /// The commit is durable: what it declared may start.
+    mutating func release() {
+        for lane in lanes.indices where !lanes[lane].declared.isEmpty {
+            lanes[lane].ready.append(contentsOf: lanes[lane].declared)
+            scheduler.enqueued(lane, count: lanes[lane].declared.count)
+            lanes[lane].declared = []
+        }
+    }
+
+    /// The commit failed: it is declared again with the next.
+    mutating func unrelease(_ keys: some Sequence<TopicPartition>) {
+        for key in keys { partitions[key]?.isDirty = true }
+    }
+
+    /// The next message to send, if a slot is free. Attempts that were started before are completed on the way.
+    mutating func start() -> DispatchItem? {
+        while let lane = scheduler.next() {
+            guard let item = lanes[lane].ready.popFirst() else {
+                preconditionFailure("the scheduler counts what is ready")
+            }
+            guard partitions[item.partition]?.generation == item.generation else {
+                scheduler.finished(lane)
+                continue
+            }
+            guard window.insert(item.message.id, attempt: item.message.attempt) else {
+                scheduler.finished(lane)
+                complete(item)
+                continue
+            }
+            partitions[item.partition]?.running += 1
+            return item
+        }
+        return nil
+    }
+
+    /// The send is over.
+    mutating func free(_ item: DispatchItem) {
+        scheduler.finished(item.lane)
+    }
+
+    /// The result of a started message is durable.
+    mutating func finish(_ item: DispatchItem) {
+        guard partitions[item.partition]?.generation == item.generation else { return }
+        partitions[item.partition]?.running -= 1
+        complete(item)
+    }
+
+    private mutating func complete(_ item: DispatchItem) {
+        complete(item.partition, offset: item.offset)
+    }
+
+    /// A record is dealt with.
+    mutating func complete(_ partition: TopicPartition, offset: Int64) {
+        partitions[partition]?.tracker.complete(offset)
+        partitions[partition]?.isDirty = true
+    }
+
+    // MARK: - Flow control
+
+    /// Which partitions to pause and to resume: a full lane, or a partition with too wide a span of open records.
+    mutating func flowControl() -> (pause: [TopicPartition], resume: [TopicPartition]) {
+        var pause: [TopicPartition] = []
+        var resume: [TopicPartition] = []
+        for (key, partition) in partitions {
+            let count = lanes[partition.lane].count
+            let isFull = count >= queuedMax || partition.tracker.span >= CommitTracker.spanMax / 2
+            let hasRoom = count < queuedMax / 2 && partition.tracker.span < CommitTracker.spanMax / 4
+            if isFull, !partition.isPaused {
+                partitions[key]?.isPaused = true
+                pause.append(key)
+            } else if hasRoom, partition.isPaused {
+                partitions[key]?.isPaused = false
+                resume.append(key)
+            }
+        }
+        return (pause, resume)
+    }
+}
+
+/// What a dispatcher writes beside an offset: `<ms since when the oldest open record is taken>;<tracker's metadata>`.
+struct CommitMetadata: CustomStringConvertible {
+    var since: Timestamp
+    var tracker: String
+
+    init(since: Timestamp, tracker: String) {
+        self.since = since
+        self.tracker = tracker
+    }
+
+    init?(_ text: String) {
+        let parts = text.split(separator: ";", maxSplits: 1, omittingEmptySubsequences: false)
+        guard parts.count == 2, let since = Int64(parts[0]) else { return nil }
+        self.init(since: Timestamp(since), tracker: String(parts[1]))
+    }
+
+    var description: String { tracker.isEmpty ? "" : "\(since);\(tracker)" }
+}

@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import DequeModule
+import Logging
+import MDCClient
+import MDCModel
+import NIOCore
+import Synchronization
+
+/// Takes the messages of one channel from its lanes, hands them to the provider and writes what came of it to `mdc.events`.
+///
+/// One consumer reads all lanes; worker tasks, one for each slot, ask the scheduler for the next message. Offsets are
+/// committed only over results that are durable; see ``CommitTracker`` for what a commit says beside the offset.
+final class Dispatcher: Role {
+    let name: String
+
+    private struct State: Sendable {
+        var work: DispatchState
+        var idle: Deque<CheckedContinuation<DispatchItem?, Never>> = []
+        var isStopping = false
+    }
+
+    private let lanes: LaneSet
+    private let laneIndex: [String: Int]
+    private let provider: any Provider
+    private let policy: RetryPolicy
+    private let consumer: Consumer
+    private let recovery: ResultScan
+    private let writer: RecordWriter
+    private let writerID: String
+    private let logger: Logger
+    private let pacer: Pacer?
+    private let stopFlag = StopFlag()
+    private let commitSignal = AsyncSignal()
+    private let state: Mutex<State>
+
+    init(
+        lanes: LaneSet,
+        provider: any Provider,
+        policy: RetryPolicy,
+        ratePerSecond: Double?,
+        consumer: Consumer,
+        recovery: ResultScan,
+        writer: RecordWriter,
+        writerID: String,
+        logger: Logger
+    ) {
+        name = "dispatcher.\(lanes.channel)"
+        self.lanes = lanes
+        self.provider = provider
+        self.policy = policy
+        self.consumer = consumer
+        self.recovery = recovery
+        self.writer = writer
+        self.writerID = writerID
+        self.logger = logger
+        laneIndex = Dictionary(
+            uniqueKeysWithValues: lanes.lanes.enumerated().map { (lanes.topic(of: $0.element.name), $0.offset) }
+        )
+        pacer = ratePerSecond.map(Pacer.init)
+        let slots = max(1, provider.concurrency)
+        state = Mutex(State(work: DispatchState(weights: lanes.lanes.map(\.partitions), slots: slots)))
+    }
+
+    func stop() {
+        stopFlag.set()
+        commitSignal.notify()
+    }
+
+    func run() async throws {
+        try await consumer.subscribe(
+            Array(laneIndex.keys),
+            onAssigned: { [self] in await assigned($0) },
+            onRevoked: { [self] in await revoked($0) },
+            onLost: { [self] partitions in
+                state.withLock { state in partitions.forEach { state.work.drop($0) } }
+            }
+        )
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for _ in 0..<max(1, provider.concurrency) {
+                group.addTask { [self] in await work() }
+            }
+            group.addTask { [self] in await commitLoop() }
+            group.addTask { [self] in await tick() }
+            do {
+                try await pollLoop()
+            } catch {
+                finishWork()
+                group.cancelAll()
+                throw error
+            }
+            finishWork()
+            try await group.waitForAll()
+        }
+        await finalCommit()
+        await consumer.close()
+    }
+
+    // MARK: - Reading
+
+    private func pollLoop() async throws {
+        while !stopFlag.isSet {
+            let records = try await consumer.poll(maxRecords: 500, timeout: .milliseconds(100))
+            for record in records { try await take(record) }
+            let (flow, wantsCommit) = state.withLock { ($0.work.flowControl(), $0.work.wantsCommit) }
+            // A partition that went away meanwhile cannot be paused, and need not.
+            for partition in flow.pause { try? consumer.pause([partition]) }
+            for partition in flow.resume { try? consumer.resume([partition]) }
+            if wantsCommit { commitSignal.notify() }
+        }
+    }
+
+    private func take(_ record: ConsumerRecord) async throws {
+        let (partition, offset) = (record.topicPartition, record.offset.rawValue)
+        guard let origin = state.withLock({ $0.work.read(partition, offset: offset) }), origin != .done else { return }
+        do {
+            guard let value = record.value else { throw PipelineError(.invalidDocument, "the record has no value") }
+            let message = try Message(json: value)
+            guard message.channel == lanes.channel else {
+                throw PipelineError(
+                    .invalidDocument,
+                    "a message of channel \(message.channel) in a lane of \(lanes.channel)"
+                )
+            }
+            state.withLock { $0.work.offer(message, partition, offset: offset, isDoubtful: origin == .doubtful) }
+        } catch let error as PipelineError {
+            // It will not become readable: out of the way with it, visibly.
+            logger.error(
+                "a record of a lane cannot be read",
+                metadata: ["error": "\(error)", "partition": "\(partition)"]
+            )
+            try await writer.write([Records.deadLetter(record, reason: error.description)])
+            state.withLock { $0.work.complete(partition, offset: offset) }
+        }
+    }
+
+    // MARK: - Committing
+
+    private func commitLoop() async {
+        while true {
+            await commitSignal.wait()
+            if state.withLock({ $0.isStopping }) { return }
+            let commits = state.withLock { $0.work.declare(now: SystemTime.now()) }
+            guard !commits.isEmpty else { continue }
+            do {
+                try await consumer.commit(commits)
+                release()
+            } catch {
+                // A rebalance took partitions away (their items are withdrawn with them), or the coordinator is away.
+                logger.warning("committing lanes failed; trying again", metadata: ["error": "\(error)"])
+                state.withLock { $0.work.unrelease(commits.keys) }
+                try? await Task.sleep(for: .milliseconds(100))
+                commitSignal.notify()
+            }
+        }
+    }
+
+    private func tick() async {
+        while !state.withLock({ $0.isStopping }) {
+            try? await Task.sleep(for: .milliseconds(200))
+            commitSignal.notify()
+        }
+    }
+
+    private func release() {
+        let starts = state.withLock { state in
+            state.work.release()
+            if state.work.wantsCommit { commitSignal.notify() }
+            return Self.match(&state)
+        }
+        for (waiter, item) in starts { waiter.resume(returning: item) }
+    }
+
+    private func finalCommit() async {
+        let commits = state.withLock { state -> [TopicPartition: OffsetAndMetadata] in
+            for key in state.work.partitions.keys { state.work.withdraw(key) }
+            var commits: [TopicPartition: OffsetAndMetadata] = [:]
+            for key in state.work.partitions.keys { commits[key] = state.work.commit(key) }
+            return commits
+        }
+        guard !commits.isEmpty else { return }
+        do {
+            try await consumer.commit(commits)
+        } catch {
+            logger.warning(
+                "the last commit failed; some results are looked up at the next start",
+                metadata: ["error": "\(error)"]
+            )
+        }
+    }
+
+    // MARK: - Sending
+
+    /// Ends the workers that wait, and the others after their send.
+    private func finishWork() {
+        let waiters = state.withLock { state in
+            state.isStopping = true
+            defer { state.idle = [] }
+            return state.idle
+        }
+        for waiter in waiters { waiter.resume(returning: nil) }
+        commitSignal.notify()
+    }
+
+    private func work() async {
+        while let item = await next() {
+            if let pacer { await pacer.pass() }
+            await dispatch(item)
+            let starts = state.withLock { state in
+                state.work.free(item)
+                if state.work.wantsCommit { commitSignal.notify() }
+                return Self.match(&state)
+            }
+            for (waiter, item) in starts { waiter.resume(returning: item) }
+        }
+    }
+
+    private func next() async -> DispatchItem? {
+        await withCheckedContinuation { continuation in
+            let (item, isNow) = state.withLock { state -> (DispatchItem?, Bool) in
+                if state.isStopping { return (nil, true) }
+                if let item = state.work.start() { return (item, true) }
+                state.idle.append(continuation)
+                return (nil, false)
+            }
+            if isNow { continuation.resume(returning: item) }
+        }
+    }
+
+    /// Pairs idle workers with messages that may start.
+    private static func match(_ state: inout State) -> [(CheckedContinuation<DispatchItem?, Never>, DispatchItem)] {
+        var starts: [(CheckedContinuation<DispatchItem?, Never>, DispatchItem)] = []
+        while !state.idle.isEmpty, !state.isStopping, let item = state.work.start() {
+            starts.append((state.idle.removeFirst(), item))
+        }
+        return starts
+    }
+
+    private func dispatch(_ item: DispatchItem) async {
+        let message = item.message
+        let policy = message.retryPolicy ?? policy
+        if let expiresAt = message.expiresAt, expiresAt <= SystemTime.now() {
+            var event = event(item, .final)
+            event.status = .expired
+            event.detail = "expired before it was sent"
+            return await publish(event, item)
+        }
+        if item.isDoubtful {
+            let why = "this attempt was under way when the dispatcher stopped"
+            if policy.onInDoubt == .expire {
+                var event = event(item, .inDoubt)
+                event.detail = why
+                return await publish(event, item)
+            }
+            var event = event(item, .redelivered)
+            event.detail = why + "; it is sent again under the same reference"
+            do {
+                try await writer.write([Records.event(event, writer: writerID)])
+            } catch {
+                logger.error("writing an event failed", metadata: ["error": "\(error)"])
+                return
+            }
+        }
+        let started = SystemTime.now()
+        let outcome = await provider.send(message, attempt: message.attempt)
+        await publish(result(item, outcome, policy: policy, started: started), item)
+    }
+
+    private func event(_ item: DispatchItem, _ kind: TimelineEvent.Kind) -> TimelineEvent {
+        TimelineEvent(
+            messageID: item.message.id,
+            channel: item.message.channel,
+            at: SystemTime.now(),
+            component: "dispatcher",
+            kind: kind,
+            attempt: item.message.attempt,
+            provider: provider.name
+        )
+    }
+
+    private func result(_ item: DispatchItem, _ outcome: SendOutcome, policy: RetryPolicy, started: Timestamp)
+        -> TimelineEvent
+    {
+        let kind: TimelineEvent.Kind =
+            switch outcome {
+            case .accepted: .accepted
+            case .rejected: .rejected
+            case .retriable: .deferred
+            case .inDoubt: .inDoubt
+            }
+        var event = event(item, kind)
+        switch outcome {
+        case .accepted(let id, let detail):
+            event.providerMessageID = id
+            event.detail = detail
+            event.status = provider.sendsReceipts ? .accepted : .sent
+            event.dueAt = provider.sendsReceipts ? event.at + policy.receiptTimeoutMilliseconds : nil
+        case .rejected(let code, let reason):
+            event.code = code
+            event.detail = reason
+            event.status = .failed
+        case .retriable(let code, let reason, let retryAfter):
+            event.code = code
+            event.detail = reason
+            event.dueAt = retryAfter.map { event.at + $0.milliseconds }
+        case .inDoubt(let reason):
+            event.code = "no-answer"
+            event.detail = reason + " (after \(event.at - started) ms)"
+            event.dueAt = event.at + policy.receiptTimeoutMilliseconds
+        }
+        return event
+    }
+
+    /// Appends a result; the message is done when it is durable. Does not wait for that.
+    private func publish(_ event: TimelineEvent, _ item: DispatchItem) async {
+        let source = "\(item.partition.topic):\(item.partition.partition):\(item.offset)"
+        let record = Records.event(event, writer: writerID, source: item.message.attempt == 1 ? source : nil)
+        do {
+            try await writer.producer.enqueue(record) { [self] result in
+                switch result {
+                case .success: state.withLock { $0.work.finish(item) }
+                case .failure(let error): retry(record, item, error)
+                }
+            }
+        } catch {
+            retry(record, item, error)
+        }
+    }
+
+    /// A result must not get lost while this process lives; if it dies, the attempt is in doubt.
+    private func retry(_ record: ProducerRecord, _ item: DispatchItem, _ error: any Error) {
+        logger.error("writing a result failed", metadata: ["message": "\(item.message.id)", "error": "\(error)"])
+        guard !stopFlag.isSet else { return }
+        Task {
+            do {
+                try await writer.write([record])
+                state.withLock { $0.work.finish(item) }
+            } catch {
+                logger.error(
+                    "a result is lost; its attempt will be in doubt",
+                    metadata: ["message": "\(item.message.id)"]
+                )
+            }
+        }
+    }
+
+    // MARK: - Partitions come and go
+
+    private func assigned(_ partitions: [TopicPartition]) async {
+        let committed = await Retry.untilSuccess(logger, "reading committed offsets") { [consumer] in
+            try await consumer.committed(partitions)
+        }
+        var since: Timestamp?
+        state.withLock { state in
+            for partition in partitions {
+                let metadata = (committed[partition]?.metadata).flatMap(CommitMetadata.init)
+                let tracker = CommitTracker(
+                    committed: committed[partition]?.offset.rawValue ?? 0,
+                    metadata: metadata?.tracker
+                )
+                if tracker.hasDoubtful, let at = metadata?.since { since = min(since ?? at, at) }
+                state.work.assign(partition, lane: laneIndex[partition.topic] ?? 0, tracker: tracker)
+            }
+        }
+        guard let since else { return }
+        let results = await recovery.results(since: since)
+        logger.info(
+            "a dispatcher before this one did not stop in good order",
+            metadata: ["channel": "\(lanes.channel)", "results found": "\(results.count)"]
+        )
+        state.withLock { state in
+            for result in results { state.work.window.insert(result.messageID, attempt: result.attempt) }
+        }
+    }
+
+    private func revoked(_ partitions: [TopicPartition]) async {
+        let deadline = SystemTime.now() + 10_000
+        state.withLock { state in partitions.forEach { state.work.withdraw($0) } }
+        while state.withLock({ state in partitions.contains { state.work.running($0) > 0 } }),
+            SystemTime.now() < deadline
+        {
+            try? await Task.sleep(for: .milliseconds(10))
+        }
+        let commits = state.withLock { state -> [TopicPartition: OffsetAndMetadata] in
+            var commits: [TopicPartition: OffsetAndMetadata] = [:]
+            for partition in partitions {
+                commits[partition] = state.work.commit(partition)
+                state.work.drop(partition)
+            }
+            return commits
+        }
+        do {
+            if !commits.isEmpty { try await consumer.commit(commits) }
+        } catch {
+            logger.warning("committing revoked lanes failed", metadata: ["error": "\(error)"])
+        }
+    }
+}
+
+/// Spaces the sends of a provider out to its rate.
+private final class Pacer: Sendable {
+    private let bucket: Mutex<TokenBucket>
+
+    init(perSecond: Double) {
+        bucket = Mutex(TokenBucket(perSecond: perSecond, nowNanoseconds: SystemTime.monotonicNanoseconds()))
+    }
+
+    func pass() async {
+        while true {
+            let wait = bucket.withLock { $0.take(nowNanoseconds: SystemTime.monotonicNanoseconds()) }
+            if wait == 0 { return }
+            try? await Task.sleep(for: .nanoseconds(wait))
+            if Task.isCancelled { return }
+        }
+    }
+}
+
+extension Duration {
+    /// Whole milliseconds, rounded down.
+    var milliseconds: Int64 {
+        components.seconds * 1_000 + components.attoseconds / 1_000_000_000_000_000
+    }
+}

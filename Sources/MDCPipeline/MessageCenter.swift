@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+public import Logging
+public import MDCClient
+import MDCModel
+public import NIOCore
+public import ServiceLifecycle
+import Synchronization
+
+/// The roles that a process of the centre can have.
+public enum CenterRole: String, Sendable, Hashable, CaseIterable {
+    /// Takes drafts from `mdc.inbox`.
+    case ingest
+    /// Hands messages to providers, one dispatcher for each configured provider's channel.
+    case dispatcher
+    /// Joins providers' reports to messages and decides.
+    case responses
+    /// Delivers waiting messages when they are due.
+    case timers
+    /// Keeps the message store.
+    case store
+}
+
+/// How a centre is made.
+public struct MessageCenterConfiguration: Sendable {
+    /// Where the log is.
+    public var client: ClientConfiguration
+    /// The roles of this process.
+    public var roles: Set<CenterRole>
+    /// The SQLite file of the message store (roles `store`).
+    public var storePath: String
+    /// The lanes, limits and defaults of messages.
+    public var validation: MessageValidator.Configuration
+    /// Retry policies for messages that bring none.
+    public var policies: [Channel: RetryPolicy]
+    /// The most sends per second of a channel's provider; none: as fast as it takes them.
+    public var ratesPerSecond: [Channel: Double]
+    /// Limits of the response handler.
+    public var ledger: MessageLedger.Configuration
+    /// How long a group waits for a member that does not answer, before another takes its work.
+    public var sessionTimeout: Duration
+
+    public init(
+        client: ClientConfiguration = ClientConfiguration(clientID: "mdc-center"),
+        roles: Set<CenterRole> = Set(CenterRole.allCases),
+        storePath: String = "mdc-messages.sqlite",
+        validation: MessageValidator.Configuration = MessageValidator.Configuration(),
+        policies: [Channel: RetryPolicy] = [:],
+        ratesPerSecond: [Channel: Double] = [:],
+        ledger: MessageLedger.Configuration = MessageLedger.Configuration(),
+        sessionTimeout: Duration = .seconds(10)
+    ) {
+        self.client = client
+        self.roles = roles
+        self.storePath = storePath
+        self.validation = validation
+        self.policies = policies
+        self.ratesPerSecond = ratesPerSecond
+        self.ledger = ledger
+        self.sessionTimeout = sessionTimeout
+    }
+}
+
+/// The message centre in one process: the roles that its configuration names, over any Kafka-protocol broker.
+///
+/// A `Service`: `run()` works until graceful shutdown, then finishes what is under way, commits and closes. After a crash
+/// the next start goes on where this one was: nothing is kept but in the log (and the store, which follows it).
+public final class MessageCenter: Service, Sendable {
+    /// The way in for code of this process. It accepts messages once the centre is ready.
+    public let messages: MessageClient
+    /// The store, where this process has that role.
+    public let store: MessageStore?
+
+    private let configuration: MessageCenterConfiguration
+    private let providers: [any Provider]
+    private let group: any EventLoopGroup
+    private let logger: Logger
+    private let producer: Producer
+    private let writerID: String
+    private let readiness = Mutex<(isReady: Bool, failure: (any Error)?)>((false, nil))
+    private let stopSignal = AsyncSignal()
+
+    /// - Parameters:
+    ///   - providers: At most one for each channel; closed by the centre at its end.
+    ///   - producer: An idempotent one with `acks=all`; made by the centre if nil. It is closed by the centre.
+    /// - Throws: ``PipelineError`` if the store cannot be opened or the configuration is wrong.
+    public init(
+        _ configuration: MessageCenterConfiguration,
+        providers: [any Provider],
+        producer: Producer? = nil,
+        eventLoopGroup: any EventLoopGroup,
+        logger: Logger
+    ) throws {
+        guard Set(providers.map(\.channel)).count == providers.count else {
+            throw PipelineError(.configuration, "two providers serve the same channel; configure one per channel")
+        }
+        self.configuration = configuration
+        self.providers = providers
+        self.group = eventLoopGroup
+        self.logger = logger
+        if let producer {
+            self.producer = producer
+        } else {
+            var settings = ProducerConfiguration(client: configuration.client)
+            settings.linger = .zero
+            self.producer = try Producer(settings, eventLoopGroup: eventLoopGroup, logger: logger)
+        }
+        var generator = SystemRandomNumberGenerator()
+        writerID = MessageID.random(at: SystemTime.now(), using: &generator)
+        let store = configuration.roles.contains(.store) ? try MessageStore(path: configuration.storePath) : nil
+        self.store = store
+        let lookup = store.map(Self.lookup)
+        messages = MessageClient(
+            producer: self.producer,
+            validator: MessageValidator(configuration.validation),
+            lookup: lookup,
+            logger: logger
+        )
+    }
+
+    private static func lookup(_ store: MessageStore) -> MessageClient.Lookup {
+        @Sendable func known(_ id: String, _ channel: Channel) throws(PipelineError) -> MessageStore.Knowledge {
+            try store.knowledge(of: id, channel: channel)
+        }
+        return known
+    }
+
+    /// The sink to give to a callback listener of this process.
+    public var receipts: any ReceiptSink { ProducerReceiptSink(producer: producer) }
+
+    /// Returns when all roles are at work and the store has caught up with the log.
+    ///
+    /// - Throws: what made the start fail.
+    public func whenReady() async throws {
+        while true {
+            let (isReady, failure) = readiness.withLock { $0 }
+            if let failure { throw failure }
+            if isReady { return }
+            try await Task.sleep(for: .milliseconds(5))
+        }
+    }
+
+    /// Asks `run()` to finish, for those who do not use a service group.
+    public func stop() { stopSignal.notify() }
+
+    /// Works until graceful shutdown, cancellation or `stop()`.
+    public func run() async throws {
+        do {
+            try await work()
+        } catch {
+            readiness.withLock { $0.failure = error }
+            try? await producer.close()
+            for provider in providers { await provider.shutdown() }
+            store?.close()
+            throw error
+        }
+    }
+
+    private func work() async throws {
+        let admin = try Admin(configuration.client, eventLoopGroup: group, logger: logger)
+        do {
+            try await Topics.create(lanes: configuration.validation.lanes, admin: admin)
+        } catch {
+            await admin.close()
+            throw error
+        }
+        await admin.close()
+        let (roles, projection) = try makeRoles()
+        try await withThrowingTaskGroup(of: Void.self) { tasks in
+            for role in roles {
+                tasks.addTask { [logger] in
+                    do {
+                        try await role.run()
+                    } catch {
+                        logger.error(
+                            "a role of the message centre failed",
+                            metadata: ["role": "\(role.name)", "error": "\(error)"]
+                        )
+                        throw error
+                    }
+                }
+            }
+            try await projection?.catchUp()
+            readiness.withLock { $0.isReady = true }
+            logger.info("message centre ready", metadata: ["roles": "\(roles.map(\.name).joined(separator: " "))"])
+            let stopSignal = stopSignal
+            tasks.addTask {
+                await withTaskCancellationHandler {
+                    await withGracefulShutdownHandler {
+                        await stopSignal.wait()
+                    } onGracefulShutdown: {
+                        stopSignal.notify()
+                    }
+                } onCancel: {
+                    stopSignal.notify()
+                }
+            }
+            do {
+                // The first to end is the wait for the end; a role ends before it only by an error.
+                try await tasks.next()
+                for role in roles { role.stop() }
+                try await tasks.waitForAll()
+            } catch {
+                for role in roles { role.stop() }
+                stopSignal.notify()
+                tasks.cancelAll()
+                throw error
+            }
+        }
+        try await producer.close()
+        for provider in providers { await provider.shutdown() }
+        store?.close()
+        logger.info("message centre stopped")
+    }
+
+    // MARK: - Roles
+
+    private func consumer(_ group: String?) throws -> Consumer {
+        var settings = ConsumerConfiguration(client: configuration.client, groupID: group)
+        settings.autoOffsetReset = .earliest
+        settings.sessionTimeout = configuration.sessionTimeout
+        settings.assignors = [.range]
+        return try Consumer(settings, eventLoopGroup: self.group, logger: logger)
+    }
+
+    private func makeRoles() throws -> ([any Role], StoreProjection?) {
+        let writer = RecordWriter(producer: producer, logger: logger)
+        let plain = ConsumerConfiguration(client: configuration.client, groupID: nil)
+        var roles: [any Role] = []
+        var projection: StoreProjection?
+        if configuration.roles.contains(.store), let store {
+            let made = StoreProjection(store: store, consumer: try consumer(nil), logger: logger)
+            projection = made
+            roles.append(made)
+        }
+        if configuration.roles.contains(.responses) {
+            var ledger = configuration.ledger
+            ledger.policies.merge(configuration.policies) { old, _ in old }
+            roles.append(
+                ResponseHandler(
+                    configuration: ledger,
+                    consumer: try consumer("mdc.responses"),
+                    recovery: LaneLookup(configuration: plain, eventLoopGroup: group, logger: logger),
+                    writer: writer,
+                    writerID: writerID,
+                    logger: logger
+                )
+            )
+        }
+        if configuration.roles.contains(.timers) {
+            roles.append(TimerService(consumer: try consumer("mdc.timers"), writer: writer, logger: logger))
+        }
+        if configuration.roles.contains(.dispatcher) {
+            for provider in providers {
+                roles.append(
+                    Dispatcher(
+                        lanes: configuration.validation.lanes[provider.channel],
+                        provider: provider,
+                        policy: configuration.policies[provider.channel] ?? RetryPolicy(),
+                        ratePerSecond: configuration.ratesPerSecond[provider.channel],
+                        consumer: try consumer("mdc.dispatch.\(provider.channel)"),
+                        recovery: ResultScan(configuration: plain, eventLoopGroup: group, logger: logger),
+                        writer: writer,
+                        writerID: writerID,
+                        logger: logger
+                    )
+                )
+            }
+        }
+        if configuration.roles.contains(.ingest) {
+            roles.append(
+                InboxService(consumer: try consumer("mdc.ingest"), client: messages, writer: writer, logger: logger)
+            )
+        }
+        return (roles, projection)
+    }
+}

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Logging
+import MDCClient
+import MDCModel
+import NIOCore
+import Synchronization
+
+/// Joins what providers report to the messages that it is about, and decides what becomes of them.
+///
+/// Reads `mdc.events` and `mdc.responses.*` in one group; the decisions are those of ``MessageLedger``. Work is done in
+/// rounds: read, decide, write the timers, write the events, and only then note what is dealt with.
+final class ResponseHandler: Role {
+    let name = "responses"
+
+    private struct State: Sendable {
+        var ledger: MessageLedger
+        var floors: [TopicPartition: FloorTracker] = [:]
+        var receipts: [TopicPartition: CommitTracker] = [:]
+        /// Partitions of `mdc.events` that are being read back, and up to where.
+        var loading: [TopicPartition: Int64] = [:]
+        var isHoldingReceipts = false
+    }
+
+    private let consumer: Consumer
+    private let recovery: LaneLookup
+    private let writer: RecordWriter
+    private let writerID: String
+    private let logger: Logger
+    private let stopFlag = StopFlag()
+    private let state: Mutex<State>
+
+    init(
+        configuration: MessageLedger.Configuration,
+        consumer: Consumer,
+        recovery: LaneLookup,
+        writer: RecordWriter,
+        writerID: String,
+        logger: Logger
+    ) {
+        self.consumer = consumer
+        self.recovery = recovery
+        self.writer = writer
+        self.writerID = writerID + "-r"
+        self.logger = logger
+        state = Mutex(State(ledger: MessageLedger(configuration)))
+    }
+
+    func stop() { stopFlag.set() }
+
+    /// Messages that are not at their end.
+    var openCount: Int { state.withLock { $0.ledger.openCount } }
+
+    func run() async throws {
+        try await consumer.subscribe(
+            [Topics.events] + Channel.allCases.map(Topics.responses),
+            onAssigned: { [self] in await assigned($0) },
+            onRevoked: { [self] partitions in
+                await commit()
+                drop(partitions)
+            },
+            onLost: { [self] in drop($0) }
+        )
+        var commitAt = SystemTime.now()
+        while !stopFlag.isSet {
+            let records = try await consumer.poll(maxRecords: 2_000, timeout: .milliseconds(waitMilliseconds()))
+            var round = Round()
+            for record in records { take(record, &round) }
+            finishLoading(&round)
+            let now = SystemTime.now()
+            round.actions += state.withLock { $0.ledger.tick(now: now) }
+            try await perform(round)
+            if now - commitAt > 500 {
+                commitAt = now
+                try await recoverOrphans(now)
+                await commit()
+            }
+        }
+        await commit()
+        await consumer.close()
+    }
+
+    private func waitMilliseconds() -> Int64 {
+        let now = SystemTime.now()
+        return state.withLock { state in
+            guard let due = state.ledger.nextDue else { return 200 }
+            return min(200, max(0, due - now))
+        }
+    }
+
+    // MARK: - Reading
+
+    /// What one round has to write, and to note afterwards.
+    private struct Round {
+        var actions: [LedgerAction] = []
+        var records: [ProducerRecord] = []
+        var closed: [EventPosition] = []
+        var done: [ReceiptToken] = []
+    }
+
+    private func take(_ record: ConsumerRecord, _ round: inout Round) {
+        if record.topicPartition.topic == Topics.events {
+            takeEvent(record, &round)
+        } else {
+            takeReceipt(record, &round)
+        }
+    }
+
+    private func takeEvent(_ record: ConsumerRecord, _ round: inout Round) {
+        let (partition, offset) = (record.topicPartition, record.offset.rawValue)
+        let isOwn = record.header(Records.writerHeader) == writerID
+        guard !isOwn, let value = record.value, let event = try? TimelineEvent(json: value) else {
+            if !isOwn {
+                logger.warning("an unreadable event is passed over", metadata: ["at": "\(partition)@\(offset)"])
+            }
+            return state.withLock { $0.floors[partition, default: FloorTracker(start: offset)].passed(offset) }
+        }
+        let position = EventPosition(partition: partition.partition.rawValue, offset: offset)
+        let source = record.header(Records.sourceHeader)
+        let actions = state.withLock { state -> [LedgerAction] in
+            let result: MessageLedger.LoadResult
+            var actions: [LedgerAction] = []
+            if state.loading[partition] != nil {
+                result = state.ledger.load(event, at: position, source: source)
+            } else {
+                (result, actions) = state.ledger.apply(event, at: position, source: source, now: SystemTime.now())
+            }
+            var floor = state.floors[partition] ?? FloorTracker(start: offset)
+            switch result {
+            case .opened: floor.opened(offset)
+            case .closed(let first):
+                floor.passed(offset)
+                if first.offset != offset { floor.closed(first.offset) }
+            case .known, .ignored: floor.passed(offset)
+            }
+            state.floors[partition] = floor
+            return actions
+        }
+        round.actions += actions
+    }
+
+    private func takeReceipt(_ record: ConsumerRecord, _ round: inout Round) {
+        let token = ReceiptToken(topicPartition: record.topicPartition, offset: record.offset.rawValue)
+        state.withLock { state in
+            _ = state.receipts[token.topicPartition, default: CommitTracker(start: token.offset)].read(token.offset)
+        }
+        do {
+            guard let value = record.value else { throw PipelineError(.invalidDocument, "the record has no value") }
+            let receipt = try ProviderReceipt(json: value)
+            round.actions += state.withLock { $0.ledger.receive(receipt, token: token, now: SystemTime.now()) }
+        } catch {
+            round.records.append(Records.deadLetter(record, reason: "\(error)"))
+            round.done.append(token)
+        }
+    }
+
+    // MARK: - Doing
+
+    private func perform(_ round: Round) async throws {
+        var timers: [ProducerRecord] = []
+        var events = round.records
+        var closed = round.closed
+        var done = round.done
+        for action in round.actions {
+            switch action {
+            case .append(let event, let closes):
+                events.append(Records.event(event, writer: writerID))
+                if let closes { closed.append(closes) }
+            case .publish(let message, let status, let at):
+                events.append(Self.final(message, status, at))
+            case .schedule(var message, let attempt, let due):
+                message.attempt = attempt
+                let id = Records.retryTimerID(message.id, attempt: attempt)
+                timers.append(Records.timer(id, due: due, message: message, json: message.json()))
+            case .unschedule(let messageID, let attempt):
+                timers.append(Records.timerEnd(Records.retryTimerID(messageID, attempt: attempt)))
+            case .deadLetter(let receipt, let reason):
+                events.append(Self.deadLetter(receipt, reason))
+            case .finish(let token): done.append(token)
+            }
+        }
+        // The event says that a timer is set: so the timer must be there first.
+        if !timers.isEmpty { try await writer.write(timers) }
+        if !events.isEmpty { try await writer.write(events) }
+        guard !closed.isEmpty || !done.isEmpty else { return }
+        state.withLock { state in
+            for position in closed {
+                let partition = TopicPartition(topic: Topics.events, partition: PartitionID(position.partition))
+                state.floors[partition]?.closed(position.offset)
+            }
+            for token in done { state.receipts[token.topicPartition]?.complete(token.offset) }
+        }
+    }
+
+    private static func final(_ message: Message, _ status: MessageStatus, _ at: Timestamp) -> ProducerRecord {
+        var writer = JSONWriter()
+        writer.beginObject()
+        writer.member("status", status.rawValue)
+        writer.member("finalAt", at)
+        writer.beginObject("message")
+        message.write(to: &writer)
+        writer.endObject()
+        writer.endObject()
+        return ProducerRecord(topic: Topics.messages, key: ByteBuffer(string: message.id), value: writer.buffer)
+    }
+
+    private static func deadLetter(_ receipt: ProviderReceipt, _ reason: String) -> ProducerRecord {
+        ProducerRecord(
+            topic: Topics.deadLetter,
+            key: ByteBuffer(string: receipt.recordKey),
+            value: receipt.json(),
+            headers: [
+                RecordHeader(key: "reason", value: ByteBuffer(string: reason)),
+                RecordHeader(key: "source", value: ByteBuffer(string: Topics.responses(receipt.channel))),
+            ]
+        )
+    }
+
+    private func commit() async {
+        let offsets = state.withLock { state in
+            var offsets = state.receipts.mapValues { OffsetAndMetadata(Offset($0.committable)) }
+            for (partition, floor) in state.floors where state.loading[partition] == nil {
+                offsets[partition] = OffsetAndMetadata(Offset(floor.floor))
+            }
+            return offsets
+        }
+        guard !offsets.isEmpty else { return }
+        do {
+            try await consumer.commit(offsets)
+        } catch {
+            logger.warning("committing responses failed; it is tried again", metadata: ["error": "\(error)"])
+        }
+    }
+
+    /// Messages whose submission was cut short after the lane record: their document is fetched from the lane.
+    private func recoverOrphans(_ now: Timestamp) async throws {
+        let orphans = state.withLock { $0.ledger.orphans(now: now) }
+        guard !orphans.isEmpty else { return }
+        var records: [ProducerRecord] = []
+        for (messageID, source) in orphans {
+            guard let message = await recovery.message(at: source), message.id == messageID else { continue }
+            let event = TimelineEvent(
+                messageID: messageID,
+                channel: message.channel,
+                at: message.createdAt,
+                component: "responses",
+                kind: .submitted,
+                status: .queued,
+                detail: "found in its lane",
+                message: message
+            )
+            // As another writer's, so that it is read back like the event that is missing.
+            records.append(Records.event(event, writer: writerID + "-recovery"))
+        }
+        try await writer.write(records)
+    }
+
+    // MARK: - Partitions come and go
+
+    private func assigned(_ partitions: [TopicPartition]) async {
+        let events = partitions.filter { $0.topic == Topics.events }
+        guard !events.isEmpty else { return holdReceipts() }
+        state.withLock { state in
+            for partition in events { state.loading[partition] = .max }
+        }
+        let ends = await Retry.untilSuccess(logger, "reading the ends of the events") { [consumer] in
+            try await consumer.endOffsets(events)
+        }
+        state.withLock { state in
+            for partition in events { state.loading[partition] = ends[partition]?.rawValue ?? 0 }
+        }
+        holdReceipts()
+    }
+
+    /// While events are read back, receipts wait: most of them would find their message unknown.
+    private func holdReceipts() {
+        let receipts = consumer.assignment.filter { $0.topic != Topics.events }
+        let isLoading = state.withLock { state in
+            state.isHoldingReceipts = !state.loading.isEmpty
+            return state.isHoldingReceipts
+        }
+        for partition in receipts {
+            if isLoading { try? consumer.pause([partition]) } else { try? consumer.resume([partition]) }
+        }
+    }
+
+    private func finishLoading(_ round: inout Round) {
+        let loading = state.withLock { $0.loading }
+        guard !loading.isEmpty else {
+            if state.withLock({ $0.isHoldingReceipts }) { holdReceipts() }
+            return
+        }
+        for (partition, end) in loading {
+            guard let position = try? consumer.position(partition), position.rawValue >= end else { continue }
+            round.actions += state.withLock { state -> [LedgerAction] in
+                state.loading[partition] = nil
+                return state.ledger.decideAll(partition: partition.partition.rawValue, now: SystemTime.now())
+            }
+            logger.debug("events are read back", metadata: ["partition": "\(partition)", "to": "\(end)"])
+        }
+        if state.withLock({ $0.loading.isEmpty }) { holdReceipts() }
+    }
+
+    private func drop(_ partitions: [TopicPartition]) {
+        state.withLock { state in
+            for partition in partitions {
+                state.receipts[partition] = nil
+                state.loading[partition] = nil
+                guard partition.topic == Topics.events else { continue }
+                state.floors[partition] = nil
+                state.ledger.drop(partition: partition.partition.rawValue)
+            }
+        }
+    }
+}
+
+/// Reads one message from the place in its lane that a result names.
+struct LaneLookup: Sendable {
+    let configuration: ConsumerConfiguration
+    let eventLoopGroup: any EventLoopGroup
+    let logger: Logger
+
+    /// The message at `<topic>:<partition>:<offset>`; nil if there is none (any more).
+    func message(at source: String) async -> Message? {
+        let parts = source.split(separator: ":")
+        guard parts.count == 3, let partition = Int32(parts[1]), let offset = Int64(parts[2]) else { return nil }
+        do {
+            var configuration = configuration
+            configuration.groupID = nil
+            let consumer = try Consumer(configuration, eventLoopGroup: eventLoopGroup, logger: logger)
+            let place = TopicPartition(topic: String(parts[0]), partition: PartitionID(partition))
+            try await consumer.assign([place: Offset(offset)])
+            let records = try await consumer.poll(maxRecords: 1, timeout: .seconds(2))
+            await consumer.close()
+            guard let value = records.first?.value else { return nil }
+            return try Message(json: value)
+        } catch {
+            logger.warning(
+                "a message cannot be read from its lane",
+                metadata: ["at": "\(source)", "error": "\(error)"]
+            )
+            return nil
+        }
+    }
+}
