@@ -43,6 +43,9 @@ public struct PhoneNumber: Sendable, Hashable, CustomStringConvertible {
             let code = String(decoding: digits[0..<length], as: UTF8.self)
             guard let lengths = CountryCallingCodes.nationalLengths[code] else { continue }
             let national = String(decoding: digits[length...], as: UTF8.self)
+            if national.hasPrefix("0"), !CountryCallingCodes.leadingZero.contains(code) {
+                return .failure(Problem("has a 0 after +\(code); leave out the trunk prefix"))
+            }
             guard lengths.contains(national.utf8.count) else {
                 let expected =
                     lengths.lowerBound == lengths.upperBound
@@ -50,9 +53,6 @@ public struct PhoneNumber: Sendable, Hashable, CustomStringConvertible {
                 return .failure(
                     Problem("has \(national.utf8.count) digits after +\(code); numbers there have \(expected)")
                 )
-            }
-            if national.hasPrefix("0"), !CountryCallingCodes.leadingZero.contains(code) {
-                return .failure(Problem("has a 0 after +\(code); leave out the trunk prefix"))
             }
             return .success(PhoneNumber(countryCode: code, nationalNumber: national))
         }
