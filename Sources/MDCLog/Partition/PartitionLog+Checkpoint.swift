@@ -15,36 +15,41 @@ extension PartitionLog {
         if isCurrent { return confirmed }
         return try appender.withLock { appender throws(LogError) in
             guard !appender.isClosed else { return confirmed }
-            let (active, end, start, aborted) = published.withLock {
-                ($0.active, $0.end, $0.logStart, $0.aborted.count)
-            }
-            try active.loadIndexes()
-            try active.writeIndexes(durable: false)
-            writeSnapshot(&appender, at: end, always: false)
-            let (maxTimestamp, offsetOfMax) = try active.largestTimestamp()
-            let hasNoProducers = appender.producers.isEmpty
-            let next = active.state.withLock { state in
-                let offsets = state.offsetIndex?.encode() ?? []
-                let times = state.timeIndex?.encode() ?? []
-                return PartitionCheckpoint(
-                    logStartOffset: start,
-                    recoveryOffset: end,
-                    segmentBase: active.baseOffset,
-                    position: state.size,
-                    maxTimestamp: maxTimestamp,
-                    offsetOfMaxTimestamp: offsetOfMax,
-                    offsetIndexEntries: offsets.count / OffsetIndex.entrySize,
-                    offsetIndexChecksum: offsets.checksum,
-                    timeIndexEntries: times.count / TimeIndex.entrySize,
-                    timeIndexChecksum: times.checksum,
-                    abortedTransactions: aborted,
-                    hasNoProducers: hasNoProducers
-                )
-            }
-            return published.withLock { state in
-                state.nextCheckpoint = next
-                return state.confirmCheckpoint() || confirmed
-            }
+            return try prepareCheckpoint(&appender) || confirmed
+        }
+    }
+
+    /// Notes where a recovery could start once all is synced; tells whether that is so already.
+    private func prepareCheckpoint(_ appender: inout Appender) throws(LogError) -> Bool {
+        let (active, end, start, aborted) = published.withLock {
+            ($0.active, $0.end, $0.logStart, $0.aborted.count)
+        }
+        try active.loadIndexes()
+        try active.writeIndexes(durable: false)
+        writeSnapshot(&appender, at: end, always: false)
+        let (maxTimestamp, offsetOfMax) = try active.largestTimestamp()
+        let hasNoProducers = appender.producers.isEmpty
+        let next = active.state.withLock { state in
+            let offsets = state.offsetIndex?.encode() ?? []
+            let times = state.timeIndex?.encode() ?? []
+            return PartitionCheckpoint(
+                logStartOffset: start,
+                recoveryOffset: end,
+                segmentBase: active.baseOffset,
+                position: state.size,
+                maxTimestamp: maxTimestamp,
+                offsetOfMaxTimestamp: offsetOfMax,
+                offsetIndexEntries: offsets.count / OffsetIndex.entrySize,
+                offsetIndexChecksum: offsets.checksum,
+                timeIndexEntries: times.count / TimeIndex.entrySize,
+                timeIndexChecksum: times.checksum,
+                abortedTransactions: aborted,
+                hasNoProducers: hasNoProducers
+            )
+        }
+        return published.withLock { state in
+            state.nextCheckpoint = next
+            return state.confirmCheckpoint()
         }
     }
 
@@ -63,6 +68,10 @@ extension PartitionLog {
                 let active = segments[segments.count - 1]
                 try trim(active)
                 writeSnapshot(&appender, at: end, always: false)
+                let isCurrent = published.withLock { state in
+                    state.checkpoint.recoveryOffset == end && state.checkpoint.position >= 0
+                }
+                if !isCurrent { _ = try prepareCheckpoint(&appender) }
                 try active.writeIndexes(durable: true)
             }
             for segment in segments { segment.close() }

@@ -110,8 +110,10 @@ struct ProducerTable: Sendable, Equatable {
         let last = entry.lastSequence
         let expected = last == Int32.max ? 0 : last + 1
         if header.baseSequence == expected { return }
-        if entry.duplicatesFrom == 0, !entry.batches.isEmpty, header.baseSequence < entry.batches[0].firstSequence,
-            last - header.baseSequence < Int32.max / 2
+        // Distances on the circle of sequence numbers: how far before the last one.
+        let distance = (last &- header.baseSequence) & Int32.max
+        if entry.duplicatesFrom == 0, let first = entry.batches.first, distance < 1 << 30,
+            distance > (last &- first.firstSequence) & Int32.max
         {
             throw LogError(
                 .duplicateSequence,
