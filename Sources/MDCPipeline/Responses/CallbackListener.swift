@@ -115,8 +115,21 @@ public final class CallbackListener: Service {
             eventLoopGroupProvider: .shared(group),
             logger: quiet
         )
+        // A cancelled server drops connections half open, which NIO takes for a programming error and traps. So cancellation
+        // is turned into the graceful kind.
+        let services = ServiceGroup(configuration: .init(services: [application], logger: quiet))
+        let serving = Task { try await services.run() }
+        let stop: @Sendable () -> Void = { Task { await services.triggerGracefulShutdown() } }
         do {
-            try await application.run()
+            try await withTaskCancellationHandler {
+                try await withGracefulShutdownHandler {
+                    try await serving.value
+                } onGracefulShutdown: {
+                    stop()
+                }
+            } onCancel: {
+                stop()
+            }
             port.settle(.failure(ListeningPort.Stopped()))
         } catch {
             port.settle(.failure(error))

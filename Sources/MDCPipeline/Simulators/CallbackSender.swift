@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import AsyncHTTPClient
+import AsyncHTTPClient
 import DequeModule
 public import Logging
-import NIOCore
+public import NIOCore
 import NIOHTTP1
 import Synchronization
 
@@ -81,19 +81,28 @@ public final class CallbackSender: Sendable {
     private let logger: Logger
     private let state = Mutex(State())
 
-    /// - Parameter client: shared; not shut down by the sender.
-    public init(client: HTTPClient, configuration: Configuration = Configuration(), logger: Logger) {
-        self.client = client
+    /// - Parameter group: runs the connections; not shut down by the sender.
+    public init(group: any EventLoopGroup, configuration: Configuration = Configuration(), logger: Logger) {
+        self.client = HTTPExchange.makeClient(
+            group: group,
+            connections: configuration.concurrency,
+            connectTimeout: configuration.requestTimeout
+        )
         self.configuration = configuration
-        self.eventLoop = client.eventLoopGroup.next()
+        self.eventLoop = group.next()
         self.logger = logger
     }
 
     /// What became of the receipts so far.
     public var statistics: Statistics { state.withLock { $0.statistics } }
 
-    /// Drops what still waits, and sends nothing more.
-    public func close() {
+    /// Drops what still waits, sends nothing more, and closes the connections.
+    public func shutdown() async {
+        dropWaiting()
+        try? await client.shutdown()
+    }
+
+    private func dropWaiting() {
         let dropped = state.withLock { state in
             state.isClosed = true
             defer { state.waiting.removeAll() }
