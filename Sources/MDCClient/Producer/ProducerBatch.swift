@@ -24,6 +24,8 @@ final class ProducerBatch: @unchecked Sendable {
     var producerID: Int64 = -1
     var producerEpoch: Int16 = -1
     var baseSequence: Int32 = -1
+    /// Counts the batches that the partition has sent.
+    var ordinal = 0
 
     private var builder: RecordBatchBuilder?
     private var encoded: ByteBuffer?
@@ -141,6 +143,7 @@ final class ProducerBatch: @unchecked Sendable {
             )
             half.recordCount = count
             half.attempts = attempts
+            half.ordinal = ordinal
             return half
         }
         var index: Int32 = 0

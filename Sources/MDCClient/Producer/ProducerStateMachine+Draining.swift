@@ -89,6 +89,13 @@ extension ProducerStateMachine {
                 return false
             }
         }
+        // A batch whose answer was lost may be refused while those behind it pass. It must not fall out of the broker's
+        // memory meanwhile, or it would be written twice.
+        if !isRepetition, configuration.isIdempotent, let first = state.unacknowledged.first,
+            state.nextOrdinal - first.ordinal >= Self.brokerMemory
+        {
+            return false
+        }
         if state.leader < 0 {
             result.topicsWithoutLeader.insert(topics[key.topic].name)
             return false
@@ -154,6 +161,8 @@ extension ProducerStateMachine {
                     )
                     state.nextSequence = SequenceNumber.advance(state.nextSequence, by: batch.recordCount)
                 }
+                batch.ordinal = state.nextOrdinal
+                state.nextOrdinal += 1
                 state.lastBatchSize = batch.estimatedSize
                 state.unacknowledged.append(batch)
             }

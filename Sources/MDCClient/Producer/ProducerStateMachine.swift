@@ -40,6 +40,7 @@ struct ProducerStateMachine {
         var producerID: Int64 = -1
         var producerEpoch: Int16 = -1
         var nextSequence: Int32 = 0
+        var nextOrdinal = 0
         var retryAttempts = 0
         var mutedUntil = NIODeadline.uptimeNanoseconds(0)
         var isActive = false
@@ -59,6 +60,9 @@ struct ProducerStateMachine {
         let topic: Int
         let partition: Int
     }
+
+    /// How many batches of a producer a broker remembers for each partition.
+    static let brokerMemory = 5
 
     let configuration: Configuration
     var topics: [TopicState] = []
