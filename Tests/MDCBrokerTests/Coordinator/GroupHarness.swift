@@ -62,9 +62,14 @@ struct GroupHarness {
         if !result.records.isEmpty { checkReplay() }
     }
 
-    /// What a node that starts now would know.
+    /// What a node that starts now would know. Its random numbers are others, or it would give the same ids twice.
     func replayed() -> GroupCoordinatorShard {
-        var copy = GroupCoordinatorShard(settings: settings, seed: seed &+ 1, now: now, topics: shard.topics)
+        var copy = GroupCoordinatorShard(
+            settings: settings,
+            seed: seed ^ (UInt64(nextToken) << 32),
+            now: now,
+            topics: shard.topics
+        )
         for record in log {
             do { try copy.replay(record, now: now) } catch { Issue.record("\(error)") }
         }
@@ -89,6 +94,16 @@ struct GroupHarness {
             }
         }
         #expect(Set(copy.classicGroups.keys).isSubset(of: shard.classicGroups.keys))
+        #expect(Set(copy.consumerGroups.keys) == Set(shard.consumerGroups.keys))
+        for (groupID, group) in shard.consumerGroups {
+            guard let stored = copy.consumerGroups[groupID] else { continue }
+            #expect(stored.epoch == group.epoch && stored.targetEpoch == group.targetEpoch)
+            #expect(stored.target == group.target)
+            #expect(stored.owners == group.owners)
+            #expect(stored.staticMembers == group.staticMembers)
+            #expect(stored.members.mapValues(\.metadataValue) == group.members.mapValues(\.metadataValue))
+            #expect(stored.members.mapValues(\.currentValue) == group.members.mapValues(\.currentValue))
+        }
     }
 
     // MARK: Short forms

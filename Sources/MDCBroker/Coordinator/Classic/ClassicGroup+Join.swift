@@ -214,7 +214,7 @@ extension ClassicGroup {
         _ out: inout CoordinatorResult
     ) {
         out.changesGroups = true
-        if state == .completingRebalance { dropAssignments(.rebalanceInProgress, &out) }
+        if state == .completingRebalance { dropAssignments(.rebalanceInProgress, now, &out) }
         let isInitial = state == .empty
         move(to: .preparingRebalance, now)
         guard isInitial else {

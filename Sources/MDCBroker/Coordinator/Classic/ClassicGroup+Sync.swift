@@ -61,9 +61,10 @@ extension ClassicGroup {
     }
 
     /// Forgets the assignments of this generation and answers those who wait for one.
-    mutating func dropAssignments(_ code: ErrorCode, _ out: inout CoordinatorResult) {
+    mutating func dropAssignments(_ code: ErrorCode, _ now: CoordinatorTime, _ out: inout CoordinatorResult) {
         for member in membersInOrder {
             members[member.id]?.assignment = ByteBuffer()
+            if member.syncToken != nil { renewSession(member.id, now) }
             answerSync(member.id, .error(code), &out)
         }
         pendingSyncs = []
@@ -168,11 +169,13 @@ extension ClassicGroup {
         earliestMemberDeadline = .max
         var expired: [ClassicGroupMember] = []
         for member in members.values {
-            if member.deadline <= now.monotonic {
-                // One whose request waits here is alive; its session starts when it is answered.
-                if member.canExpire { expired.append(member) }
-            } else {
+            if member.deadline > now.monotonic {
                 note(deadline: member.deadline)
+            } else if member.canExpire {
+                expired.append(member)
+            } else {
+                // One whose request waits here is alive: its session begins anew, not to be forgotten when it is answered.
+                renewSession(member.id, now)
             }
         }
         let countBefore = pendingJoins.count
