@@ -82,27 +82,31 @@ final class DataDirectory: Sendable {
         try checkpointed.withLock { last throws(LogError) in
             var entries: [TopicPartition: PartitionCheckpoint] = [:]
             var starts: [TopicPartition: Offset] = [:]
+            var cleaned: [TopicPartition: Offset] = [:]
             for log in allLogs {
-                let (entry, firstBase) = log.published.withLock { state -> (PartitionCheckpoint, Offset) in
+                let (entry, firstBase, cleanedTo) = log.published.withLock { state in
                     var entry = state.checkpoint
                     entry.logStartOffset = state.logStart
-                    return (entry, state.segments[0].baseOffset)
+                    return (entry, state.segments[0].baseOffset, state.cleanedTo)
                 }
                 entries[log.topicPartition] = entry
+                if cleanedTo > 0 { cleaned[log.topicPartition] = cleanedTo }
                 if entry.logStartOffset > firstBase { starts[log.topicPartition] = entry.logStartOffset }
             }
             let bytes = NodeCheckpoint.encode(entries)
-            if bytes == last { return }
+            let cleanedBytes = OffsetCheckpoint.encode(cleaned)
+            if bytes + cleanedBytes == last { return }
             do throws(FileSystemError) {
                 try replace(FileName.recoveryPoints, OffsetCheckpoint.encode(entries.mapValues(\.recoveryOffset)))
                 try replace(FileName.logStarts, OffsetCheckpoint.encode(starts))
+                try replace(FileName.cleanerOffsets, cleanedBytes)
                 try replace(FileName.checkpoint, bytes)
                 try fileSystem.syncDirectory(path)
             } catch {
                 writeFailed(error)
                 throw LogError(error, while: "writing the checkpoint of \(path)")
             }
-            last = bytes
+            last = bytes + cleanedBytes
         }
     }
 

@@ -23,7 +23,14 @@ struct DirectoryLoader {
     func load() throws(LogError) -> [(log: PartitionLog, report: RecoveryReport?)] {
         let loaders = try prepare()
         let loaded = try run(loaders)
-        for (log, _) in loaded { directory.add(log) }
+        let cleaned: [TopicPartition: Offset]
+        do throws(FileSystemError) { cleaned = try readOffsets(FileName.cleanerOffsets) } catch {
+            throw LogError(error, while: "opening \(directory.path)")
+        }
+        for (log, _) in loaded {
+            directory.add(log)
+            log.published.withLock { $0.cleanedTo = min(cleaned[log.topicPartition] ?? 0, $0.end) }
+        }
         for (_, report) in loaded { if let report { tell(report) } }
         // From the first append on, the folder is not as it was left.
         do throws(FileSystemError) {

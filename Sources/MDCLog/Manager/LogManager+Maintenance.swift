@@ -17,10 +17,10 @@ final class Background: Sendable {
     init(interval: Int64) { self.interval = max(interval, 10) }
 
     /// Runs `body` every interval on a thread of its own until `stop`.
-    func start(_ name: String, _ body: @escaping @Sendable () -> Void) {
+    func start(_ name: String, every own: Int64? = nil, _ body: @escaping @Sendable () -> Void) {
         state.withLock { $0.threads += 1 }
         startThread(name) { [self] in
-            while state.wait(atMost: interval, { $0.isStopping ? true : nil }) == nil { body() }
+            while state.wait(atMost: own ?? interval, { $0.isStopping ? true : nil }) == nil { body() }
             state.withLock { $0.threads -= 1 }
             state.wakeAll()
         }
@@ -39,6 +39,13 @@ extension LogManager {
     func startBackground() {
         guard environment.configuration.backgroundMode == .threads else { return }
         background.start("mdc-maintenance") { [weak self] in self?.runMaintenance() }
+        let configuration = environment.configuration
+        if configuration.scrubBytesPerSecond > 0 {
+            background.start("mdc-scrub", every: 60_000) { [weak self] in self?.runScrub() }
+        }
+        if configuration.compactionEnabled {
+            background.start("mdc-compaction") { [weak self] in self?.runCompaction() }
+        }
     }
 
     /// One sync round on the caller's thread; tells whether there was anything to sync. For

@@ -34,6 +34,7 @@ extension PartitionLoader {
                 try cutFrom(index, &progress, reason: "segment \(segment.baseOffset) does not continue \(expected)")
                 break
             }
+            if index > 0, position == 0 { writeSnapshot(&progress, at: segment.baseOffset) }
             let end = try scan(segment, from: position, expected: max(expected, segment.baseOffset), &progress)
             progress.scanned.append(segment)
             expected = segment.nextOffset
@@ -58,11 +59,34 @@ extension PartitionLoader {
             index += 1
             position = 0
         }
-        finish(&progress, expected: expected)
+        try finish(&progress, expected: expected)
         progress.report.logEndOffset = progress.end
     }
 
-    private func finish(_ progress: inout Progress, expected: Offset) {
+    /// Makes the snapshot at a segment's base anew if it is missing.
+    private func writeSnapshot(_ progress: inout Progress, at offset: Offset) {
+        let name = "\(path)/\(FileName.digits(offset))\(FileName.producerSnapshot)"
+        if let attributes = try? fileSystem.attributes(name), attributes.size > 0 { return }
+        do throws(FileSystemError) {
+            try fileSystem.replaceFile(
+                name,
+                in: path,
+                with: ProducerSnapshot.encode(progress.table),
+                durable: false
+            )
+            progress.snapshotOffset = offset
+            progress.report.rebuiltFiles.append(name)
+        } catch {
+            // Derived: without it the next recovery takes longer.
+            directory.writeFailed(error)
+        }
+    }
+
+    private func finish(_ progress: inout Progress, expected: Offset) throws(LogError) {
+        for segment in progress.scanned where segment.isSealed && !segment.state.withLock({ $0.isQuarantined }) {
+            segment.state.withLock { $0.addLastTimeEntry() }
+            try segment.writeIndexes(durable: false)
+        }
         let active = progress.segments[progress.segments.count - 1]
         active.state.withLock { $0.isSealed = false }
         progress.end = progress.report.damage.isEmpty ? active.nextOffset : max(expected, active.nextOffset)
@@ -149,7 +173,6 @@ extension PartitionLoader {
         do throws(FileSystemError) { size = try file.size() } catch {
             throw LogError(error, while: "recovering \(topicPartition)")
         }
-        let interval = settings.indexIntervalBytes
         segment.state.withLock { $0.beginScan(at: position, offset: expected, physicalSize: size) }
         var scanner = BatchScanner(file: file, from: position, to: size, nextOffset: expected)
         let now = environment.clock.now()
@@ -159,7 +182,7 @@ extension PartitionLoader {
         var epochsChanged = progress.epochsChanged
         let end = try scanner.scan { header, _, bytes throws(LogError) in
             guard header.lastOffset - segment.baseOffset <= Int64(Int32.max) else { return false }
-            segment.state.withLock { $0.add(header, indexInterval: interval) }
+            segment.state.withLock { $0.add(header) }
             if epochs.begin(header.partitionLeaderEpoch, at: header.baseOffset) { epochsChanged = true }
             if header.isIdempotent {
                 let marker = header.attributes.isControl ? TransactionMarker(controlBatch: bytes) : nil

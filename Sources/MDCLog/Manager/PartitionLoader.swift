@@ -169,7 +169,8 @@ struct PartitionLoader {
                     size: size,
                     physicalSize: size,
                     nextOffset: isLast ? base : bases[index + 1],
-                    isSealed: !isLast
+                    isSealed: !isLast,
+                    indexInterval: settings.indexIntervalBytes
                 )
                 progress.segments.append(segment)
             }

@@ -122,7 +122,10 @@ extension PartitionLog {
 
     /// Whether the active segment has reached `segment.ms`.
     func isTooOld(_ appender: Appender, _ settings: LogSettings, _ now: Timestamp) -> Bool {
-        appender.segmentStart >= 0 && now - appender.segmentStart >= settings.segmentMilliseconds
+        let limit =
+            settings.isCompacted
+            ? min(settings.segmentMilliseconds, settings.maxCompactionLagMilliseconds) : settings.segmentMilliseconds
+        return appender.segmentStart >= 0 && now - appender.segmentStart >= limit
     }
 
     /// Writes a run of batches to the active segment and publishes them.

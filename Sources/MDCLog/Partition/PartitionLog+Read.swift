@@ -19,6 +19,24 @@ extension PartitionLog {
         minOneBatch: Bool,
         upTo limit: Offset
     ) throws(LogError) -> LogRead {
+        var attempts = 0
+        while true {
+            do throws(LogError) {
+                return try findBatches(from: offset, maxBytes: maxBytes, minOneBatch: minOneBatch, upTo: limit)
+            } catch {
+                // A segment was replaced or removed under the read; its successor has what was asked for.
+                attempts += 1
+                guard error.code == .closed, offlineReason?.code != .closed, attempts < 1000 else { throw error }
+            }
+        }
+    }
+
+    private func findBatches(
+        from offset: Offset,
+        maxBytes: Int,
+        minOneBatch: Bool,
+        upTo limit: Offset
+    ) throws(LogError) -> LogRead {
         let (logStart, end, segments, first, damage) = published.withLock { state in
             (state.logStart, state.end, state.segments, state.segmentIndex(for: offset), state.damage)
         }

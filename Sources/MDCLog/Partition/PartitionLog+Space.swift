@@ -228,6 +228,9 @@ extension PartitionLog {
             state.lowerCheckpoint(to: end, segmentBase: keep.baseOffset)
         }
         try directory.writeCheckpoint()
+        let (waiters, aborted) = published.withLock { state in
+            state.removeAfter(end, keeping: segments[...index])
+        }
         for segment in segments[(index + 1)...].reversed() { try retire(segment) }
         do throws(FileSystemError) {
             if let location { try keep.truncate(to: location.position, nextOffset: end, file: try opened(keep)) }
@@ -237,10 +240,7 @@ extension PartitionLog {
             directory.writeFailed(error)
             throw LogError(error, while: "truncating \(topicPartition)")
         }
-        let (waiters, aborted) = published.withLock { state in
-            state.removeAfter(end, keeping: segments[...index])
-        }
-        try keep.rebuildIndexes(interval: settings.indexIntervalBytes)
+        try keep.rebuildIndexes()
         rewriteTransactionIndex(keep, aborted)
         removeSnapshots(&appender, after: end)
         try reloadProducers(&appender)

@@ -38,6 +38,8 @@ public final class PartitionLog: Sendable {
         var firstOpenOffset: Offset?
         /// Ended transactions whose marker may be above the high watermark, in order of the markers.
         var completed: [CompletedTransaction] = []
+        /// Everything before it has been compacted.
+        var cleanedTo: Offset = 0
         /// In order of their markers.
         var aborted: [AbortedTransaction] = []
         /// Segments with bytes that may not be on disk.

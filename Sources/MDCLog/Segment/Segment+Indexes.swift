@@ -35,7 +35,7 @@ extension Segment {
                 state.timeIndex = times
             }
         } else {
-            try rebuildIndexes(interval: 4096)
+            try rebuildIndexes()
         }
     }
 
@@ -60,21 +60,22 @@ extension Segment {
     }
 
     /// Makes the indexes anew from the batch headers.
-    func rebuildIndexes(interval: Int) throws(LogError) {
+    func rebuildIndexes() throws(LogError) {
         let file = try file()
-        let size = state.withLock { $0.size }
+        let (size, interval) = state.withLock { ($0.size, $0.indexInterval) }
         var scratch = State(
             size: 0,
             physicalSize: 0,
             syncedSize: 0,
             nextOffset: baseOffset,
             offsetOfMaxTimestamp: baseOffset,
+            indexInterval: interval,
             isSealed: false
         )
         scratch.offsetIndex = OffsetIndex(baseOffset: baseOffset)
         scratch.timeIndex = TimeIndex(baseOffset: baseOffset)
         var walker = HeaderWalker(file: file, from: 0, to: size)
-        while let (_, header) = try walker.next() { scratch.add(header, indexInterval: interval) }
+        while let (_, header) = try walker.next() { scratch.add(header) }
         let built = scratch
         state.withLock { state in
             state.offsetIndex = built.offsetIndex
@@ -119,20 +120,36 @@ extension Segment {
             state.maxTimestamp.map { (timestamp: $0, offset: state.offsetOfMaxTimestamp) }
         }
         if let known { return known }
-        let last: TimeIndex.Entry?
-        do throws(FileSystemError) { last = try lastTimeEntry() } catch {
-            throw LogError(error, while: "reading a time index")
-        }
-        if let last, isSealed {
-            let offset = baseOffset + Int64(last.relativeOffset)
-            state.withLock { state in
-                state.maxTimestamp = last.timestamp
-                state.offsetOfMaxTimestamp = offset
+        if isSealed {
+            let last: TimeIndex.Entry?
+            do throws(FileSystemError) { last = try lastTimeEntry() } catch {
+                throw LogError(error, while: "reading a time index")
             }
-            return (last.timestamp, offset)
+            if let last { return remember(last.timestamp, last.offset(from: baseOffset)) }
+            try rebuildIndexes()
+            return state.withLock { (timestamp: $0.maxTimestamp ?? .none, offset: $0.offsetOfMaxTimestamp) }
         }
-        try rebuildIndexes(interval: 4096)
-        return state.withLock { (timestamp: $0.maxTimestamp ?? .none, offset: $0.offsetOfMaxTimestamp) }
+        // The active segment's time index may lag behind the log: the batches after its last entry decide.
+        try loadIndexes()
+        let (last, from, size) = state.withLock { state -> (TimeIndex.Entry?, Int, Int) in
+            let last = state.timeIndex?.entries.last
+            let from = last.map { state.offsetIndex?.floor(of: $0.offset(from: baseOffset)) ?? 0 } ?? 0
+            return (last, from, state.size)
+        }
+        var newest = (timestamp: last?.timestamp ?? .none, offset: last?.offset(from: baseOffset) ?? baseOffset)
+        var walker = HeaderWalker(file: try file(), from: from, to: size)
+        while let (_, header) = try walker.next() {
+            if header.maxTimestamp > newest.timestamp { newest = (header.maxTimestamp, header.lastOffset) }
+        }
+        return remember(newest.timestamp, newest.offset)
+    }
+
+    private func remember(_ timestamp: Timestamp, _ offset: Offset) -> (timestamp: Timestamp, offset: Offset) {
+        state.withLock { state in
+            state.maxTimestamp = timestamp
+            state.offsetOfMaxTimestamp = offset
+        }
+        return (timestamp, offset)
     }
 
     /// The last entry of the time index file, without reading the rest; nil where it is missing, empty or impossible.

@@ -40,7 +40,7 @@ extension Segment {
         } catch  where error.code == .damaged && start > 0 {}
         if start == 0 { return nil }
         // What stands where the index points contradicts it: the log is right, the index is not.
-        try rebuildIndexes(interval: 4096)
+        try rebuildIndexes()
         return try walk(to: offset, from: 0, size: size)
     }
 

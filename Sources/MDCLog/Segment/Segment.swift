@@ -32,6 +32,8 @@ final class Segment: Sendable {
         /// Whether the indexes in memory differ from their files.
         var indexesChanged = false
         var bytesSinceIndexEntry = 0
+        /// `index.interval.bytes` as of the last append or scan.
+        var indexInterval = 4096
         var recent = RecentBatches()
         /// Ends of the last reads, where the next reads of the same consumers begin.
         var cursors: [RecentBatches.Entry] = []
@@ -39,6 +41,8 @@ final class Segment: Sendable {
         var isSealed: Bool
         /// Set where damage was found: the file is left as it is.
         var isQuarantined = false
+        /// Set when the segment is no longer part of the log: its path may lead to another file.
+        var isRetired = false
     }
 
     let baseOffset: Offset
@@ -58,7 +62,8 @@ final class Segment: Sendable {
         physicalSize: Int,
         nextOffset: Offset,
         isSealed: Bool,
-        file: (any StorageFile)? = nil
+        file: (any StorageFile)? = nil,
+        indexInterval: Int = 4096
     ) {
         self.baseOffset = baseOffset
         self.directory = directory
@@ -73,6 +78,7 @@ final class Segment: Sendable {
                 nextOffset: nextOffset,
                 maxTimestamp: size == 0 ? Timestamp.none : nil,
                 offsetOfMaxTimestamp: baseOffset,
+                indexInterval: indexInterval,
                 isSealed: isSealed
             )
         )
@@ -119,23 +125,28 @@ final class Segment: Sendable {
     var nextOffset: Offset { state.withLock { $0.nextOffset } }
     var isSealed: Bool { state.withLock { $0.isSealed } }
 
-    /// The file, opened if need be.
+    /// The file, opened if need be. Throws `.closed` once the segment has been replaced or removed.
     func file() throws(LogError) -> any StorageFile {
-        if let file = state.withLock({ state -> (any StorageFile)? in
+        let (known, isRetired) = state.withLock { state -> ((any StorageFile)?, Bool) in
             state.isInUse = true
-            return state.file
-        }) {
-            return file
+            return (state.file, state.isRetired)
         }
+        if isRetired { throw retired }
+        if let known { return known }
         let opened = try open()
-        let (file, isNew) = state.withLock { state -> (any StorageFile, Bool) in
+        let (file, isNew) = state.withLock { state -> ((any StorageFile)?, Bool) in
+            // What was opened may be the file of the segment's successor.
+            if state.isRetired { return (nil, false) }
             if let file = state.file { return (file, false) }
             state.file = opened
             return (opened, true)
         }
+        guard let file else { throw retired }
         if isNew { openFiles.opened(self) }
         return file
     }
+
+    private var retired: LogError { LogError(.closed, "\(path(FileName.log)) is no longer part of the log") }
 
     private func open() throws(LogError) -> any StorageFile {
         do throws(FileSystemError) {
@@ -168,7 +179,10 @@ final class Segment: Sendable {
 
     /// Takes note of a batch whose bytes are in the file at the segment's end.
     func didWrite(_ header: RecordBatchHeader, indexInterval: Int) {
-        state.withLock { $0.add(header, indexInterval: indexInterval) }
+        state.withLock { state in
+            state.indexInterval = indexInterval
+            state.add(header)
+        }
     }
 
     /// Undoes a failed append: the file must hold nothing beyond the segment's end.
@@ -232,16 +246,19 @@ final class Segment: Sendable {
         }
     }
 
-    /// Closes the file; readers that hold it keep it open.
+    /// Takes the segment out of service for good; readers that hold its file keep it open.
     func close() {
-        state.withLock { $0.file = nil }
+        state.withLock { state in
+            state.file = nil
+            state.isRetired = true
+        }
         openFiles.closed(self)
     }
 }
 
 extension Segment.State {
     /// Takes note of a batch at the end of the segment, exactly as Kafka does when it appends and when it recovers.
-    mutating func add(_ header: RecordBatchHeader, indexInterval: Int) {
+    mutating func add(_ header: RecordBatchHeader) {
         if header.maxTimestamp > maxTimestamp ?? .none {
             maxTimestamp = header.maxTimestamp
             offsetOfMaxTimestamp = header.lastOffset

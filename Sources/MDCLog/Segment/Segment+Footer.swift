@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import MDCModel
+import Synchronization
+
+extension Segment {
+    /// Whether the segment is sealed, synced, and has no footer yet.
+    func needsFooter() -> Bool {
+        guard state.withLock({ $0.isSealed && $0.syncedSize == $0.size && !$0.isQuarantined && $0.size > 0 }) else {
+            return false
+        }
+        return (try? fileSystem.exists(path(FileName.footer))) == false
+    }
+
+    /// Verifies every batch of a sealed segment and writes its footer, a block at a time; `pace` is called after each
+    /// block with its size and may wait. Returns what is wrong instead of a footer where a batch is not valid.
+    func writeFooter(pace: (Int) -> Bool) throws(LogError) -> String? {
+        try writeIndexes(durable: false)
+        let (size, next) = state.withLock { ($0.size, $0.nextOffset) }
+        var checker = BlockChecker(size: size)
+        let file = try file()
+        guard try checker.run(file, pace: pace) else { return nil }
+        if let problem = try verifyBatches(pace: pace) { return problem }
+        do throws(FileSystemError) {
+            let offsets = try fileSystem.readSmallFile(path(FileName.offsetIndex)) ?? []
+            let times = try fileSystem.readSmallFile(path(FileName.timeIndex)) ?? []
+            let transactions = try fileSystem.readSmallFile(path(FileName.transactionIndex)) ?? []
+            let footer = SegmentFooter(
+                length: size,
+                endOffset: next,
+                offsetIndexChecksum: offsets.checksum,
+                timeIndexChecksum: times.checksum,
+                transactionIndexChecksum: transactions.isEmpty ? 0 : transactions.checksum,
+                blocks: checker.blocks
+            )
+            try fileSystem.replaceFile(path(FileName.footer), in: directory, with: footer.encode())
+            return nil
+        } catch {
+            throw LogError(error, while: "writing a segment's footer")
+        }
+    }
+
+    /// Verifies the batches of a segment; returns what is wrong and where, nil where nothing is.
+    private func verifyBatches(pace: (Int) -> Bool) throws(LogError) -> String? {
+        let size = self.size
+        var scanner = BatchScanner(file: try file(), from: 0, to: size, nextOffset: baseOffset)
+        var end = BatchScanner.End.complete
+        end = try scanner.scan { header, _, _ throws(LogError) in pace(header.sizeInBytes) }
+        if case .complete = end { return nil }
+        if case .invalid(let reason) = end { return "at byte \(scanner.position): \(reason)" }
+        return "at byte \(scanner.position): zeros where batches should be"
+    }
+
+    /// Compares a sealed segment with its footer; returns the first position that differs, nil where all is well or
+    /// there is no footer.
+    func scrub(pace: (Int) -> Bool) throws(LogError) -> Int? {
+        let footer: SegmentFooter?
+        do throws(FileSystemError) {
+            footer = try SegmentFooter.read(path(FileName.footer), fileSystem: fileSystem)
+        } catch {
+            throw LogError(error, while: "reading a segment's footer")
+        }
+        guard let footer else { return nil }
+        if footer.length != size { return min(footer.length, size) }
+        var checker = BlockChecker(size: footer.length)
+        guard try checker.run(try file(), pace: pace) else { return nil }
+        for (index, pair) in zip(checker.blocks, footer.blocks).enumerated() where pair.0 != pair.1 {
+            return index * SegmentFooter.blockSize
+        }
+        return nil
+    }
+}
+
+/// Computes the checksums of a file's blocks.
+struct BlockChecker {
+    let size: Int
+    private(set) var blocks: ContiguousArray<UInt32> = []
+
+    init(size: Int) { self.size = size }
+
+    /// Reads all blocks; false where `pace` asked to stop.
+    mutating func run(_ file: any StorageFile, pace: (Int) -> Bool) throws(LogError) -> Bool {
+        var block = [UInt8](repeating: 0, count: SegmentFooter.blockSize)
+        var position = 0
+        while position < size {
+            let count: Int
+            do throws(FileSystemError) {
+                count = min(try file.readFully(into: &block, at: position), size - position)
+            } catch {
+                throw LogError(error, while: "reading a sealed segment")
+            }
+            blocks.append(
+                block.withUnsafeBytes { CRC32C.compute(UnsafeRawBufferPointer(rebasing: $0[..<count])) }
+            )
+            position += SegmentFooter.blockSize
+            if !pace(count) { return false }
+        }
+        return true
+    }
+}
