@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import AsyncHTTPClient
+public import Logging
+public import NIOCore
+
+/// The three built-in providers against their simulators on real sockets, with a real callback listener between them and
+/// the log: what a demonstration and the end-to-end tests run against.
+public final class SimulatedProviders: Sendable {
+    /// How the simulators behave.
+    public struct Configuration: Sendable {
+        /// What happens to messages; receivers can ask for a fate (see `docs/providers.md`).
+        public var behavior: SimulatorBehavior
+        /// How long an adapter waits for an answer before the attempt is in doubt.
+        public var requestTimeout: Duration
+        /// Sends under way at once, for each provider.
+        public var concurrency: Int
+        /// Where the callback listener listens; port 0 picks a free one.
+        public var listenerHost: String
+        public var listenerPort: Int
+
+        public init(
+            behavior: SimulatorBehavior = SimulatorBehavior(shares: .usual),
+            requestTimeout: Duration = .seconds(2),
+            concurrency: Int = 64,
+            listenerHost: String = "127.0.0.1",
+            listenerPort: Int = 0
+        ) {
+            self.behavior = behavior
+            self.requestTimeout = requestTimeout
+            self.concurrency = concurrency
+            self.listenerHost = listenerHost
+            self.listenerPort = listenerPort
+        }
+    }
+
+    /// The adapters, to be given to a ``MessageCenter``.
+    public let providers: [any Provider]
+    /// Where the simulators call back to.
+    public let callbackPort: Int
+    /// What the simulators took, by channel.
+    public let ledgers: [Channel: SimulatorLedger]
+
+    private let sms: KaleyraSimulator
+    private let email: SMTPSimulator
+    private let push: FCMSimulator
+    private let sender: CallbackSender
+    private let http: HTTPClient
+    private let listener: CallbackListener
+    private let listening: Task<Void, any Error>
+
+    /// Starts listener and simulators.
+    ///
+    /// - Parameter receipts: Where the listener puts receipts; durable before the simulator gets its answer.
+    /// - Throws: if an address cannot be bound.
+    public init(
+        _ configuration: Configuration = Configuration(),
+        receipts: any ReceiptSink,
+        group: any EventLoopGroup,
+        logger: Logger
+    ) async throws {
+        let secret = "simulator"
+        listener = CallbackListener(
+            CallbackListener.Configuration(
+                host: configuration.listenerHost,
+                port: configuration.listenerPort,
+                routes: [
+                    .init(provider: "kaleyra", secret: secret, format: .kaleyra),
+                    .init(provider: "smtp", secret: secret, format: .email),
+                    .init(provider: "fcm", secret: secret, format: .fcm),
+                ]
+            ),
+            sink: receipts,
+            group: group,
+            logger: logger
+        )
+        listening = Task { [listener] in try await listener.run() }
+        let port = try await listener.boundPort()
+        callbackPort = port
+        func callback(_ provider: String) -> String {
+            "http://\(configuration.listenerHost):\(port)/callbacks/\(provider)/\(secret)"
+        }
+        http = HTTPClient(eventLoopGroupProvider: .shared(group))
+        sender = CallbackSender(client: http, logger: logger)
+        sms = try await KaleyraSimulator.start(
+            .init(behavior: configuration.behavior),
+            group: group,
+            sender: sender,
+            logger: logger
+        )
+        email = try await SMTPSimulator.start(
+            .init(callbackURL: callback("smtp"), behavior: configuration.behavior),
+            group: group,
+            sender: sender,
+            logger: logger
+        )
+        push = try await FCMSimulator.start(
+            .init(callbackURL: callback("fcm"), behavior: configuration.behavior),
+            group: group,
+            sender: sender,
+            logger: logger
+        )
+        ledgers = [.sms: sms.ledger, .email: email.ledger, .push: push.ledger]
+        providers = [
+            KaleyraProvider(
+                .init(
+                    baseURL: sms.baseURL,
+                    accountID: "SIM",
+                    apiKey: "simulator",
+                    callbackURL: callback("kaleyra"),
+                    concurrency: configuration.concurrency,
+                    requestTimeout: configuration.requestTimeout
+                ),
+                group: group
+            ),
+            SMTPProvider(
+                .init(
+                    host: email.host,
+                    port: email.port,
+                    connections: configuration.concurrency,
+                    replyTimeout: configuration.requestTimeout,
+                    contentReplyTimeout: configuration.requestTimeout
+                ),
+                group: group
+            ),
+            FCMProvider(
+                .init(
+                    baseURL: push.baseURL,
+                    project: "sim",
+                    concurrency: configuration.concurrency,
+                    requestTimeout: configuration.requestTimeout
+                ),
+                tokens: StaticAccessToken("simulator"),
+                group: group
+            ),
+        ]
+    }
+
+    /// Stops simulators and listener. The centre closes the adapters.
+    public func shutdown() async {
+        sender.close()
+        await sms.shutdown()
+        await email.shutdown()
+        await push.shutdown()
+        listening.cancel()
+        _ = try? await listening.value
+        try? await http.shutdown()
+    }
+}
