@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import AsyncHTTPClient
 public import Logging
 public import NIOCore
 
@@ -45,7 +44,6 @@ public final class SimulatedProviders: Sendable {
     private let email: SMTPSimulator
     private let push: FCMSimulator
     private let sender: CallbackSender
-    private let http: HTTPClient
     private let listener: CallbackListener
     private let listening: Task<Void, any Error>
 
@@ -80,8 +78,7 @@ public final class SimulatedProviders: Sendable {
         func callback(_ provider: String) -> String {
             "http://\(configuration.listenerHost):\(port)/callbacks/\(provider)/\(secret)"
         }
-        http = HTTPClient(eventLoopGroupProvider: .shared(group))
-        sender = CallbackSender(client: http, logger: logger)
+        sender = CallbackSender(group: group, logger: logger)
         sms = try await KaleyraSimulator.start(
             .init(behavior: configuration.behavior),
             group: group,
@@ -138,12 +135,11 @@ public final class SimulatedProviders: Sendable {
 
     /// Stops simulators and listener. The centre closes the adapters.
     public func shutdown() async {
-        sender.close()
         await sms.shutdown()
         await email.shutdown()
         await push.shutdown()
         listening.cancel()
         _ = try? await listening.value
-        try? await http.shutdown()
+        await sender.shutdown()
     }
 }
