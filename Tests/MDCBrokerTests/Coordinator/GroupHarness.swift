@@ -11,6 +11,8 @@ import Testing
 /// log gives the state that the shard has.
 struct GroupHarness {
     var shard: GroupCoordinatorShard
+    /// What the log alone says, kept up record by record.
+    private var mirror: GroupCoordinatorShard
     var now = CoordinatorTime(monotonic: 1_000_000, wall: 1_700_000_000_000)
     var log: [CoordinatorRecord] = []
     var nextToken: RequestToken = 1
@@ -24,6 +26,7 @@ struct GroupHarness {
         self.settings = settings
         self.seed = seed
         shard = GroupCoordinatorShard(settings: settings, seed: seed, now: now, topics: topics)
+        mirror = shard
     }
 
     /// Sends an event; returns the token of its answer.
@@ -53,6 +56,9 @@ struct GroupHarness {
 
     private mutating func take(_ result: CoordinatorResult) {
         log += result.records
+        for record in result.records {
+            do { try mirror.replay(record, now: now) } catch { Issue.record("\(error)") }
+        }
         shard.apply(result)
         for answer in result.answers {
             #expect(parked.remove(answer.token) != nil, "answered twice: \(answer)")
@@ -84,7 +90,7 @@ struct GroupHarness {
     }
 
     private func checkReplay() {
-        let copy = replayed()
+        let copy = mirror
         #expect(copy.offsets == shard.offsets)
         for (groupID, group) in shard.classicGroups where group.generation > 0 {
             guard let stored = copy.classicGroups[groupID] else { continue }

@@ -31,7 +31,7 @@ extension ConsumerGroup {
         let before = members[member.id]
         let changedSubscription = update(&member, beat)
         member.sessionDeadline = beat.now.monotonic + Int64(beat.settings.consumerSessionTimeout)
-        if before?.metadataValue != member.metadataValue {
+        if before.map({ !$0.saysSame(as: member) }) ?? true {
             out.records.append(.consumerMember(id, member.id, member.metadataValue))
             out.changesGroups = true
         }
@@ -39,7 +39,7 @@ extension ConsumerGroup {
         assignAnew(beat.image, force: changedSubscription || before == nil, &out)
         let assignedBefore = before?.assigned
         reconcile(&member, owned: beat.owned, beat.now)
-        if before?.currentValue != member.currentValue {
+        if before.map({ !$0.hasSame(as: member) }) ?? true {
             out.records.append(.currentMember(id, member.id, member.currentValue))
             out.changesGroups = true
         }
@@ -151,10 +151,14 @@ extension ConsumerGroup {
 
     /// Raises the group epoch if the group or its topics changed, and computes the target that belongs to it.
     mutating func assignAnew(_ image: GroupTopicImage, force: Bool, _ out: inout CoordinatorResult) {
-        let topics = allTopics(image)
-        if force || knownTopics != topics {
-            knownTopics = topics
-            raiseEpoch(&out)
+        // Looking through all members is for when something changed, not for every heartbeat.
+        if force || resolvedVersion != image.version {
+            let topics = allTopics(image)
+            if force || knownTopics != topics {
+                knownTopics = topics
+                raiseEpoch(&out)
+            }
+            resolvedVersion = image.version
         }
         guard targetEpoch < epoch, !members.isEmpty else { return }
         let subscribers = members.values.sorted { $0.id < $1.id }.map { member in
@@ -165,7 +169,10 @@ extension ConsumerGroup {
                 previous: target[member.id] ?? PartitionSet()
             )
         }
-        let counts = Dictionary(topics.values.map { ($0.id, $0.partitionCount) }, uniquingKeysWith: { $1 })
+        let counts = Dictionary(
+            (knownTopics ?? [:]).values.map { ($0.id, $0.partitionCount) },
+            uniquingKeysWith: { $1 }
+        )
         let next = assignor.assign(subscribers, partitionCounts: counts)
         for memberID in members.keys.sorted() where target[memberID] != next[memberID] {
             out.records.append(.targetMember(id, memberID, (next[memberID] ?? PartitionSet()).targetValue))

@@ -41,6 +41,20 @@ struct ConsumerMember: Equatable, Sendable {
 
     var nextDeadline: Int64 { min(sessionDeadline, revocationDeadline) }
 
+    /// Whether the record of what the member wants would be the same.
+    func saysSame(as other: ConsumerMember) -> Bool {
+        subscribedNames == other.subscribedNames && subscribedPattern == other.subscribedPattern
+            && serverAssignor == other.serverAssignor && rebalanceTimeout == other.rebalanceTimeout
+            && instanceID == other.instanceID && rackID == other.rackID && clientID == other.clientID
+            && clientHost == other.clientHost
+    }
+
+    /// Whether the record of what the member has would be the same.
+    func hasSame(as other: ConsumerMember) -> Bool {
+        epoch == other.epoch && previousEpoch == other.previousEpoch && state == other.state
+            && assigned == other.assigned && pendingRevocation == other.pendingRevocation
+    }
+
     // MARK: Records
 
     var metadataValue: ConsumerGroupMemberMetadataValue {
@@ -113,6 +127,8 @@ struct ConsumerGroup: Equatable, Sendable {
     var owners: [TopicID: [Int32: String]] = [:]
     /// The topics that somebody reads, as of the group epoch; nil after loading.
     var knownTopics: [String: GroupTopicImage.Topic]?
+    /// The version of the topics that `knownTopics` was found in.
+    var resolvedVersion: UInt64?
     /// No deadline of a member lies before this.
     var earliestDeadline = Int64.max
     /// Compiled patterns of the members.
@@ -173,9 +189,12 @@ struct ConsumerGroup: Equatable, Sendable {
 
     /// Puts a member in or exchanges it, keeping track of who has what.
     mutating func put(_ member: ConsumerMember) {
-        if let old = members[member.id] { disown(old) }
-        for (topic, partition) in member.assigned.union(member.pendingRevocation).all {
-            owners[topic, default: [:]][partition] = member.id
+        let old = members[member.id]
+        if old?.assigned != member.assigned || old?.pendingRevocation != member.pendingRevocation {
+            if let old { disown(old) }
+            for (topic, partition) in member.assigned.union(member.pendingRevocation).all {
+                owners[topic, default: [:]][partition] = member.id
+            }
         }
         if let instanceID = member.instanceID { staticMembers[instanceID] = member.id }
         if let text = member.subscribedPattern, patterns[text] == nil { patterns[text] = TopicPattern(text) }
