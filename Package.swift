@@ -22,6 +22,7 @@ func nio(_ name: String) -> Target.Dependency { .product(name: name, package: "s
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let metrics = Target.Dependency.product(name: "Metrics", package: "swift-metrics")
 let lifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let signals = Target.Dependency.product(name: "UnixSignals", package: "swift-service-lifecycle")
 let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 let deque = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
 
@@ -85,7 +86,7 @@ let package = Package(
             name: "MDCBroker",
             dependencies: [
                 "MDCModel", "MDCLog", "MDCProtocol", "CMDCSystem", nio("NIOCore"), nio("NIOPosix"), nio("NIOHTTP1"),
-                nio("NIOConcurrencyHelpers"), logging, metrics, lifecycle, deque, "TOMLKit",
+                nio("NIOConcurrencyHelpers"), logging, lifecycle, deque,
             ],
             swiftSettings: settings
         ),
@@ -105,7 +106,7 @@ let package = Package(
         // Commands: wiring only.
         .executableTarget(
             name: "mdc-broker",
-            dependencies: ["MDCBroker", "MDCLog", "MDCModel", arguments, logging, lifecycle],
+            dependencies: ["MDCBroker", "MDCLog", "MDCModel", arguments, logging, lifecycle, signals],
             swiftSettings: settings
         ),
         .executableTarget(
@@ -121,7 +122,9 @@ let package = Package(
         // Shared by tests and benchmarks: seeded randomness, simulated disk, spawned processes, free ports.
         .target(
             name: "MDCTesting",
-            dependencies: ["MDCModel", "MDCLog", "MDCProtocol", "CMDCSystem", nio("NIOCore"), nio("NIOPosix"), logging],
+            dependencies: [
+                "MDCModel", "MDCLog", "MDCProtocol", "CMDCSystem", nio("NIOCore"), nio("NIOPosix"), logging,
+            ],
             swiftSettings: settings
         ),
 
@@ -158,14 +161,17 @@ let package = Package(
         .testTarget(
             name: "MDCPipelineTests",
             dependencies: [
-                "MDCPipeline", "MDCClient", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"), nio("NIOHTTP1"), logging,
+                "MDCPipeline", "MDCClient", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"), nio("NIOHTTP1"),
+                logging,
                 .product(name: "AsyncHTTPClient", package: "async-http-client"),
             ],
             swiftSettings: settings
         ),
         .testTarget(
             name: "IntegrationTests",
-            dependencies: ["MDCClient", "MDCProtocol", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"), logging],
+            dependencies: [
+                "MDCClient", "MDCProtocol", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"), logging,
+            ],
             swiftSettings: settings
         ),
     ],
@@ -179,7 +185,9 @@ if let only = Context.environment["MDC_ONLY"] {
     var kept: Set<String> = []
     var wanted = only.split(separator: ",").map(String.init)
     while let name = wanted.popLast() {
-        guard kept.insert(name).inserted, let target = package.targets.first(where: { $0.name == name }) else { continue }
+        guard kept.insert(name).inserted, let target = package.targets.first(where: { $0.name == name }) else {
+            continue
+        }
         for dependency in target.dependencies {
             if case .byNameItem(let needed, _) = dependency { wanted.append(needed) }
             if case .targetItem(let needed, _) = dependency { wanted.append(needed) }

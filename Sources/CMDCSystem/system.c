@@ -37,6 +37,25 @@ int mdc_open(const char *path, int flags) {
 
 int mdc_close(int fd) { return check(close(fd)); }
 
+int mdc_duplicate(int fd) { return check(fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
+
+int64_t mdc_resident_bytes(void) {
+#ifdef __linux__
+    char text[64];
+    int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return -errno;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0) return -EIO;
+    text[n] = 0;
+    long total = 0, resident = 0;
+    if (sscanf(text, "%ld %ld", &total, &resident) != 2) return -EIO;
+    return (int64_t)resident * sysconf(_SC_PAGESIZE);
+#else
+    return -ENOSYS;
+#endif
+}
+
 ssize_t mdc_pread(int fd, void *bytes, size_t count, int64_t position) {
     ssize_t n;
     RETRY(n, pread(fd, bytes, count, position));

@@ -21,6 +21,10 @@ struct mdc_piece {
 
 int mdc_open(const char *_Nonnull path, int flags);
 int mdc_close(int fd);
+/// A second descriptor of the same open file, closed on exec.
+int mdc_duplicate(int fd);
+/// Bytes of memory that the process has resident, -errno where that is not known.
+int64_t mdc_resident_bytes(void);
 ssize_t mdc_pread(int fd, void *_Nonnull bytes, size_t count, int64_t position);
 ssize_t mdc_pwritev(int fd, const struct mdc_piece *_Nonnull pieces, int count, int64_t position);
 int mdc_fdatasync(int fd);

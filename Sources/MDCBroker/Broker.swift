@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CMDCSystem
+public import Logging
+import MDCLog
+import MDCModel
+import NIOConcurrencyHelpers
+import NIOCore
+import NIOHTTP1
+import NIOPosix
+public import ServiceLifecycle
+import Synchronization
+
+/// A node: the whole broker in one service, in a process of its own or inside another.
+///
+/// Start: data folder, logs (recovered), metadata, partitions, coordinators, listeners. Stop: in the reverse order, within
+/// `shutdown.timeout.ms`.
+public final class Broker: Service {
+    /// How far the broker is.
+    public enum State: Hashable, Sendable {
+        /// Not started yet.
+        case created
+        /// Recovering.
+        case starting
+        /// Serving clients.
+        case ready
+        /// Answering what is in service.
+        case stopping
+        /// Everything is closed.
+        case stopped
+    }
+
+    /// Where a broker that is ready listens.
+    public struct Addresses: Hashable, Sendable {
+        /// Where clients connect; the real port where 0 was asked for.
+        public var listen: HostPort
+        /// What clients are told.
+        public var advertised: HostPort
+        /// Where the HTTP pages are; nil for nowhere.
+        public var http: HostPort?
+    }
+
+    private struct Inner: Sendable {
+        var state = State.created
+        var addresses: Addresses?
+        var waiters: [CheckedContinuation<Addresses?, Never>] = []
+        var running: Running?
+    }
+
+    /// What exists while the broker runs.
+    private struct Running: Sendable {
+        var services: BrokerServices
+        var server: ServerContext
+        var listener: Listener
+        var workers: [LoopWorker]
+        var startedAt: Int64
+    }
+
+    private let configuration: BrokerConfiguration
+    private let logger: Logger
+    private let inner = Mutex(Inner())
+
+    /// Makes a broker that does nothing until it is run.
+    public init(configuration: BrokerConfiguration, logger: Logger) {
+        self.configuration = configuration
+        self.logger = logger
+    }
+
+    /// How far the broker is.
+    public var state: State { inner.withLock { $0.state } }
+    /// Where it listens; nil until it is ready.
+    public var boundAddresses: Addresses? { inner.withLock { $0.addresses } }
+
+    /// Waits until the broker serves; nil where it stopped before it did.
+    public func whenReady() async -> Addresses? {
+        await withCheckedContinuation { continuation in
+            let now: Addresses?? = inner.withLock { inner in
+                switch inner.state {
+                case .ready: return .some(inner.addresses)
+                case .stopping, .stopped: return .some(nil)
+                case .created, .starting:
+                    inner.waiters.append(continuation)
+                    return nil
+                }
+            }
+            if let now { continuation.resume(returning: now) }
+        }
+    }
+
+    private func move(to state: State, addresses: Addresses? = nil) {
+        let waiters = inner.withLock { inner -> [CheckedContinuation<Addresses?, Never>] in
+            inner.state = state
+            if let addresses { inner.addresses = addresses }
+            guard state == .ready || state == .stopped else { return [] }
+            defer { inner.waiters = [] }
+            return inner.waiters
+        }
+        for waiter in waiters { waiter.resume(returning: state == .ready ? addresses : nil) }
+    }
+
+    // MARK: Running
+
+    /// Serves until graceful shutdown or cancellation.
+    /// - Throws: ``BrokerError`` where the node cannot start.
+    public func run() async throws {
+        move(to: .starting)
+        defer { move(to: .stopped) }
+        if let problem = configuration.problem { throw BrokerError(.invalidConfiguration, problem) }
+        let threads = configuration.networkThreads > 0 ? configuration.networkThreads : System.coreCount
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: threads)
+        let control = NIOThreadPool(numberOfThreads: 1)
+        let blocking = NIOThreadPool(numberOfThreads: 2)
+        control.start()
+        blocking.start()
+        let timers = HeapTimerService()
+        var failure: (any Error)?
+        do {
+            try await serve(group: group, control: control, blocking: blocking, timers: timers)
+        } catch {
+            failure = error
+        }
+        timers.stop()
+        try? await control.shutdownGracefully()
+        try? await blocking.shutdownGracefully()
+        try? await group.shutdownGracefully()
+        if let failure { throw failure }
+    }
+
+    private func serve(
+        group: MultiThreadedEventLoopGroup,
+        control: NIOThreadPool,
+        blocking: NIOThreadPool,
+        timers: HeapTimerService
+    ) async throws {
+        let startedAt = mdc_monotonic_ns()
+        let pages = try await bindHTTP(group, blocking)
+        let services: BrokerServices
+        do {
+            services = try await control.runIfActive {
+                try self.open(control: control, blocking: blocking, timers: timers)
+            }
+        } catch {
+            await pages?.close()
+            throw error
+        }
+        let workers = group.makeIterator().map { LoopWorker(eventLoop: $0, metrics: LoopMetrics()) }
+        let server = ServerContext(configuration: configuration, handlers: .broker(services), logger: logger)
+        do {
+            let listener = try await Listener.bind(configuration.listen, group: group, workers: workers, server: server)
+            services.advertised = configuration.advertise ?? Self.reachable(listener.address)
+            let ticker = group.next().scheduleRepeatedTask(initialDelay: .milliseconds(250), delay: .milliseconds(250))
+            { _ in
+                server.memory.tick(now: mdc_monotonic_ns())
+            }
+            inner.withLock {
+                $0.running = Running(
+                    services: services,
+                    server: server,
+                    listener: listener,
+                    workers: workers,
+                    startedAt: mdc_wall_clock_ms()
+                )
+            }
+            let addresses = Addresses(
+                listen: listener.address,
+                advertised: services.advertised,
+                http: pages?.address
+            )
+            move(to: .ready, addresses: addresses)
+            logger.info(
+                "ready",
+                metadata: [
+                    "node": "\(configuration.nodeID)", "listen": "\(addresses.listen)",
+                    "advertised": "\(addresses.advertised)",
+                    "milliseconds": "\((mdc_monotonic_ns() - startedAt) / 1_000_000)",
+                ]
+            )
+            await Self.untilShutdown()
+            move(to: .stopping)
+            ticker.cancel()
+            await stop(services, server, listener, blocking)
+        } catch {
+            try? services.logs.close()
+            await pages?.close()
+            throw error
+        }
+        await pages?.close()
+    }
+
+    /// 0.0.0.0 and :: are no addresses to connect to.
+    private static func reachable(_ address: HostPort) -> HostPort {
+        address.host == "0.0.0.0" || address.host == "::" ? HostPort(host: "127.0.0.1", port: address.port) : address
+    }
+
+    private static func untilShutdown() async {
+        let stream = AsyncStream<Void> { continuation in
+            continuation.onTermination = { _ in }
+            _ = continuation
+        }
+        await cancelWhenGracefulShutdown {
+            for await _ in stream {}
+        }
+    }
+
+    // MARK: Starting
+
+    /// Opens the folder and everything in it; blocks, on the control thread.
+    private func open(
+        control: NIOThreadPool,
+        blocking: NIOThreadPool,
+        timers: HeapTimerService
+    ) throws -> BrokerServices {
+        let fileSystem = POSIXFileSystem()
+        let folder = try DataFolder.read(
+            configuration.dataDirectory,
+            nodeID: configuration.nodeID,
+            fileSystem: fileSystem
+        )
+        let logs = try openLogs(fileSystem)
+        do {
+            let log =
+                try logs.partition(MetadataStore.topicPartition)
+                ?? logs.createPartition(
+                    MetadataStore.topicPartition,
+                    topicID: MetadataStore.topicID,
+                    settings: Self.metadataSettings
+                )
+            try log.update(settings: Self.metadataSettings)
+            let metadata = try MetadataStore(log: log)
+            let registry = PartitionRegistry()
+            let controller = Controller(
+                configuration: configuration,
+                metadata: metadata,
+                logs: logs,
+                registry: registry,
+                thread: control,
+                logger: logger
+            )
+            do throws(Refusal) {
+                try controller.start()
+            } catch {
+                throw BrokerError(.storage, error.message)
+            }
+            let directoryID = try format(folder, metadata.image.clusterID, fileSystem)
+            logs.onDurableAdvance { advanced in
+                for log in advanced { registry.partition(of: log)?.notifyWaiters() }
+            }
+            let services = BrokerServices(
+                configuration: configuration,
+                logger: logger,
+                logs: logs,
+                metadata: metadata,
+                partitions: registry,
+                controller: controller,
+                timers: timers,
+                blocking: blocking,
+                directoryID: directoryID
+            )
+            let groups = services.groups
+            controller.whenDeleted { groups.topicsDeleted($0) }
+            groups.start()
+            return services
+        } catch {
+            try? logs.close()
+            throw error
+        }
+    }
+
+    private static var metadataSettings: LogSettings {
+        var settings = LogSettings()
+        settings.retentionMilliseconds = -1
+        settings.retentionBytes = -1
+        settings.segmentMilliseconds = .max
+        settings.maxMessageBytes = 64 << 20
+        settings.durability = .fsync
+        return settings
+    }
+
+    private func openLogs(_ fileSystem: POSIXFileSystem) throws(BrokerError) -> LogManager {
+        var logging = LogConfiguration(directories: [configuration.dataDirectory])
+        logging.defaultSettings = configuration.topicDefaults
+        logging.syncParallelism = configuration.syncThreads
+        logging.maintenanceIntervalMilliseconds = configuration.maintenanceIntervalMilliseconds
+        logging.producerExpirationMilliseconds = configuration.producerExpirationMilliseconds
+        logging.maxOpenFiles = configuration.maxOpenFiles
+        do throws(LogError) {
+            let logs = try LogManager.open(configuration: logging, fileSystem: fileSystem, logger: logger)
+            for report in logs.recoveryReports {
+                logger.info(
+                    "recovered",
+                    metadata: ["partition": "\(report.topicPartition)", "cut": "\(report.cutBytes)"]
+                )
+            }
+            return logs
+        } catch {
+            if error.code == .locked {
+                throw BrokerError(
+                    .dataFolder,
+                    "another process uses the data folder \(configuration.dataDirectory); stop it first",
+                    cause: error
+                )
+            }
+            throw BrokerError(.storage, "the data folder \(configuration.dataDirectory) cannot be opened", cause: error)
+        }
+    }
+
+    /// Writes the identity of a new folder; checks that of an old one.
+    private func format(
+        _ folder: DataFolder?,
+        _ clusterID: String,
+        _ fileSystem: POSIXFileSystem
+    ) throws(BrokerError) -> KafkaUUID {
+        if let folder {
+            guard folder.clusterID == clusterID else {
+                throw BrokerError(
+                    .dataFolder,
+                    "the data folder \(configuration.dataDirectory) says cluster \(folder.clusterID), its metadata "
+                        + "\(clusterID); parts of two folders were mixed"
+                )
+            }
+            return folder.directoryID
+        }
+        var random = SystemRandomNumberGenerator()
+        let new = DataFolder(
+            clusterID: clusterID,
+            nodeID: configuration.nodeID,
+            directoryID: KafkaUUID.random(using: &random)
+        )
+        try new.write(configuration.dataDirectory, fileSystem: fileSystem)
+        return new.directoryID
+    }
+
+    // MARK: Stopping
+
+    private func stop(
+        _ services: BrokerServices,
+        _ server: ServerContext,
+        _ listener: Listener,
+        _ blocking: NIOThreadPool
+    ) async {
+        await listener.close()
+        services.groups.stop()
+        for connection in server.allConnections { connection.onLoop { $0.drain() } }
+        let deadline = mdc_monotonic_ns() + UInt64(configuration.shutdownTimeoutMilliseconds) * 1_000_000
+        // Long polls end by themselves, soon; what does not in time is cut off.
+        while !server.allConnections.isEmpty && mdc_monotonic_ns() < deadline {
+            for partition in services.partitions.all { partition.endWaiting() }
+            await Self.pause(milliseconds: 5)
+        }
+        for connection in server.allConnections { connection.close("the broker stops") }
+        let logs = services.logs
+        let logger = logger
+        try? await blocking.runIfActive {
+            do throws(LogError) {
+                try logs.close()
+            } catch {
+                logger.warning("the logs were not closed in order", metadata: ["error": "\(error)"])
+            }
+        }
+        logger.info("stopped")
+    }
+
+    /// Sleeps, though the task may be cancelled.
+    private static func pause(milliseconds: Int64) async {
+        await Task.detached { try? await Task.sleep(for: .milliseconds(milliseconds)) }.value
+    }
+
+    // MARK: Pages
+
+    private func bindHTTP(
+        _ group: MultiThreadedEventLoopGroup,
+        _ blocking: NIOThreadPool
+    ) async throws(BrokerError) -> HTTPServer? {
+        guard let address = configuration.http else { return nil }
+        return try await HTTPServer.bind(address, group: group, blocking: blocking) { [weak self] in self?.page($0) }
+    }
+
+    private func page(_ path: String) -> HTTPServer.Answer? {
+        switch path {
+        case "/livez": return .init(status: .ok, body: "alive\n")
+        case "/readyz":
+            let state = state
+            return state == .ready
+                ? .init(status: .ok, body: "ready\n") : .init(status: .serviceUnavailable, body: "\(state)\n")
+        case "/metrics":
+            return .init(status: .ok, contentType: "text/plain; version=0.0.4; charset=utf-8", body: metrics())
+        default: return nil
+        }
+    }
+
+    private func metrics() -> String {
+        var report = MetricsReport()
+        report.add("mdc_memory_resident_bytes", "gauge", "Memory that the process holds.", max(0, mdc_resident_bytes()))
+        guard let running = inner.withLock({ $0.running }) else { return report.page }
+        let loops = running.workers.map { $0.metrics.snapshot }
+        report.addRequests(loops)
+        report.add(
+            "mdc_network_received_bytes_total",
+            "counter",
+            "Bytes from clients.",
+            loops.reduce(0) { $0 + $1.bytesIn }
+        )
+        report.add("mdc_network_sent_bytes_total", "counter", "Bytes to clients.", loops.reduce(0) { $0 + $1.bytesOut })
+        report.add(
+            "mdc_event_loop_busy_seconds_total",
+            "counter",
+            "Time that event loops spent on requests.",
+            loops.enumerated().map { ("loop=\"\($0)\"", String(Double($1.busyNanoseconds) / 1e9)) }
+        )
+        report.add("mdc_connections", "gauge", "Connections of clients.", running.server.limiter.count)
+        report.add("mdc_request_memory_bytes", "gauge", "Bytes of half received requests.", running.server.memory.used)
+        let services = running.services
+        let sessions = services.fetchSessions.withLock { ($0.count, $0.partitionCount) }
+        report.add("mdc_fetch_sessions", "gauge", "Incremental fetch sessions.", sessions.0)
+        report.add("mdc_fetch_session_partitions", "gauge", "Partitions in fetch sessions.", sessions.1)
+        report.add(
+            "mdc_log_sync_rounds_total",
+            "counter",
+            "Rounds in which appends went to disk.",
+            services.logs.syncRounds
+        )
+        report.add("mdc_log_open_files", "gauge", "Segment files that are open.", services.logs.openFileCount)
+        let image = services.metadata.image
+        report.add("mdc_topics", "gauge", "Topics.", image.topics.count)
+        report.add("mdc_partitions", "gauge", "Partitions led by this node.", services.partitions.all.count)
+        var sizes: [String: Int] = [:]
+        for partition in services.partitions.all {
+            sizes[partition.topicPartition.topic, default: 0] += partition.log.sizeInBytes
+        }
+        report.add(
+            "mdc_log_size_bytes",
+            "gauge",
+            "Bytes of record batches, by topic.",
+            sizes.sorted { $0.key < $1.key }.map { ("topic=\"\($0.key)\"", String($0.value)) }
+        )
+        let groups = services.groups.groupCounts()
+        report.add(
+            "mdc_groups",
+            "gauge",
+            "Groups, by state.",
+            groups.groupsByState.sorted { $0.key < $1.key }.map { ("state=\"\($0.key)\"", String($0.value)) }
+        )
+        report.add("mdc_group_members", "gauge", "Members of groups.", groups.members)
+        report.add(
+            "mdc_start_time_seconds",
+            "gauge",
+            "When the node became ready, since 1970.",
+            Double(running.startedAt) / 1000
+        )
+        return report.page
+    }
+}

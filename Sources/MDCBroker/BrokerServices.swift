@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CMDCSystem
+import Logging
+import MDCLog
+import MDCModel
+import NIOCore
+import NIOPosix
+import Synchronization
+
+/// What handlers share.
+final class BrokerServices: Sendable {
+    let configuration: BrokerConfiguration
+    let logger: Logger
+    let logs: LogManager
+    let metadata: MetadataStore
+    let partitions: PartitionRegistry
+    let controller: Controller
+    let timers: HeapTimerService
+    /// For what blocks: cold reads, loading.
+    let blocking: NIOThreadPool
+    let groups: GroupCoordinatorService
+    let fetchSessions: Mutex<FetchSessionCache>
+    /// Id of the data folder.
+    let directoryID: KafkaUUID
+    private let advertisedAddress: Mutex<HostPort>
+
+    init(
+        configuration: BrokerConfiguration,
+        logger: Logger,
+        logs: LogManager,
+        metadata: MetadataStore,
+        partitions: PartitionRegistry,
+        controller: Controller,
+        timers: HeapTimerService,
+        blocking: NIOThreadPool,
+        directoryID: KafkaUUID
+    ) {
+        self.configuration = configuration
+        self.logger = logger
+        self.logs = logs
+        self.metadata = metadata
+        self.partitions = partitions
+        self.controller = controller
+        self.timers = timers
+        self.blocking = blocking
+        self.directoryID = directoryID
+        let address = configuration.advertise ?? configuration.listen
+        advertisedAddress = Mutex(address)
+        fetchSessions = Mutex(FetchSessionCache(capacity: configuration.fetchSessionSlots))
+        let access = BrokerInternalTopics(
+            configuration: configuration,
+            metadata: metadata,
+            partitions: partitions,
+            controller: controller,
+            timers: timers,
+            blocking: blocking,
+            address: address
+        )
+        internalTopics = access
+        groups = GroupCoordinatorService(access: access, settings: configuration.groupSettings, logger: logger)
+    }
+
+    private let internalTopics: BrokerInternalTopics
+
+    /// What clients are told to connect to.
+    var advertised: HostPort {
+        get { advertisedAddress.withLock { $0 } }
+        set {
+            advertisedAddress.withLock { $0 = newValue }
+            internalTopics.address.withLock { $0 = newValue }
+        }
+    }
+
+    /// The node's time.
+    func now() -> Timestamp { Timestamp(mdc_wall_clock_ms()) }
+}
+
+/// What coordinators need of the node.
+final class BrokerInternalTopics: InternalTopicAccess {
+    private let configuration: BrokerConfiguration
+    private let metadata: MetadataStore
+    private let partitions: PartitionRegistry
+    private let controller: Controller
+    private let timers: HeapTimerService
+    private let blocking: NIOThreadPool
+    let address: Mutex<HostPort>
+    private let cachedImage = Mutex<GroupTopicImage>(GroupTopicImage(version: .max))
+
+    init(
+        configuration: BrokerConfiguration,
+        metadata: MetadataStore,
+        partitions: PartitionRegistry,
+        controller: Controller,
+        timers: HeapTimerService,
+        blocking: NIOThreadPool,
+        address: HostPort
+    ) {
+        self.configuration = configuration
+        self.metadata = metadata
+        self.partitions = partitions
+        self.controller = controller
+        self.timers = timers
+        self.blocking = blocking
+        self.address = Mutex(address)
+    }
+
+    func partitionCount(of topic: InternalTopic) -> Int32? {
+        metadata.image.topic(topic.name).map { Int32($0.partitions.count) }
+    }
+
+    func create(
+        _ topic: InternalTopic,
+        _ done: @escaping @Sendable (Result<Int32, CoordinatorStorageError>) -> Void
+    ) {
+        var configs = ["cleanup.policy": "compact", "segment.bytes": String(configuration.offsetsTopicSegmentBytes)]
+        let count: Int32
+        if topic == .transactionState {
+            count = configuration.transactionTopicPartitions
+            configs["segment.bytes"] = String(100 << 20)
+        } else {
+            count = configuration.offsetsTopicPartitions
+        }
+        let request = NewTopic(name: topic.name, partitions: count, replicationFactor: -1, configs: configs)
+        controller.run { controller in
+            if let known = controller.metadata.image.topic(topic.name) {
+                return done(.success(Int32(known.partitions.count)))
+            }
+            switch controller.create(request, validateOnly: false, isInternal: true) {
+            case .success(let topic): done(.success(Int32(topic.partitions.count)))
+            case .failure(let refusal):
+                done(.failure(CoordinatorStorageError(code: refusal.code, description: refusal.message)))
+            }
+        }
+    }
+
+    func endpoint(of topic: InternalTopic, partition: Int32) -> CoordinatorEndpoint? {
+        guard let image = metadata.image.topic(topic.name), image.partitions.indices.contains(Int(partition)),
+            image.partitions[Int(partition)].leader == configuration.nodeID
+        else { return nil }
+        let address = address.withLock { $0 }
+        return CoordinatorEndpoint(nodeID: configuration.nodeID, host: address.host, port: Int32(address.port))
+    }
+
+    private func find(_ topic: InternalTopic, _ index: Int32) throws(CoordinatorStorageError) -> Partition {
+        guard case .found(let partition) = partitions.find(name: topic.name, partition: index) else {
+            throw CoordinatorStorageError(
+                code: .notCoordinator,
+                description: "\(topic.name)-\(index) is not led by this node"
+            )
+        }
+        return partition
+    }
+
+    private static func translate(_ error: LogError) -> CoordinatorStorageError {
+        CoordinatorStorageError(code: error.kafkaError, description: error.message)
+    }
+
+    func append(
+        _ batch: ByteBuffer,
+        to topic: InternalTopic,
+        partition: Int32
+    ) throws(CoordinatorStorageError) -> Offset {
+        let partition = try find(topic, partition)
+        do throws(LogError) {
+            return try partition.append(batch, as: .coordinator, now: Timestamp(mdc_wall_clock_ms())).lastOffset + 1
+        } catch {
+            throw Self.translate(error)
+        }
+    }
+
+    func whenCommitted(
+        upTo offset: Offset,
+        of topic: InternalTopic,
+        partition: Int32,
+        _ done: @escaping @Sendable (Result<Void, CoordinatorStorageError>) -> Void
+    ) {
+        do throws(CoordinatorStorageError) {
+            try find(topic, partition).whenCommitted(upTo: offset) { done($0.mapError(Self.translate)) }
+        } catch {
+            done(.failure(error))
+        }
+    }
+
+    func endOffset(of topic: InternalTopic, partition: Int32) throws(CoordinatorStorageError) -> Offset {
+        try find(topic, partition).log.logEndOffset
+    }
+
+    func read(
+        _ topic: InternalTopic,
+        partition: Int32,
+        from offset: Offset
+    ) throws(CoordinatorStorageError) -> InternalTopicRead {
+        let log = try find(topic, partition).log
+        do throws(LogError) {
+            let end = log.logEndOffset
+            let start = max(offset, log.logStartOffset)
+            guard start < end else { return InternalTopicRead(batches: ByteBuffer(), nextOffset: nil) }
+            let read = try log.read(from: start, maxBytes: 1 << 20, minOneBatch: true, upTo: end)
+            guard !read.slices.isEmpty else { return InternalTopicRead(batches: ByteBuffer(), nextOffset: nil) }
+            var batches = ByteBuffer()
+            try read.copy(into: &batches)
+            return InternalTopicRead(batches: batches, nextOffset: read.nextOffset < end ? read.nextOffset : nil)
+        } catch {
+            throw Self.translate(error)
+        }
+    }
+
+    func topicImage() -> GroupTopicImage {
+        let image = metadata.image
+        return cachedImage.withLock { cached in
+            if cached.version != image.version {
+                cached = GroupTopicImage(
+                    version: image.version,
+                    image.topics.values.map {
+                        .init(name: $0.name, id: $0.id, partitionCount: Int32($0.partitions.count))
+                    }
+                )
+            }
+            return cached
+        }
+    }
+
+    var topicImageVersion: UInt64 { metadata.image.version }
+
+    func now() -> CoordinatorTime {
+        CoordinatorTime(
+            monotonic: Int64(mdc_monotonic_ns() / 1_000_000),
+            wall: Timestamp(mdc_wall_clock_ms())
+        )
+    }
+
+    func schedule(after milliseconds: Int64, _ work: @escaping @Sendable () -> Void) -> @Sendable () -> Void {
+        let handle = timers.schedule(after: .milliseconds(milliseconds), work)
+        return { handle.cancel() }
+    }
+
+    func runBlocking(_ work: @escaping @Sendable () -> Void) { blocking.submit { _ in work() } }
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import MDCLog
+
+/// A host and a port to listen on or to announce.
+public struct HostPort: Hashable, Sendable, CustomStringConvertible {
+    /// A name, an IPv4 address, or an IPv6 address without brackets.
+    public var host: String
+    /// 0 to let the system choose when listening.
+    public var port: Int
+
+    /// Makes an address.
+    public init(host: String, port: Int) {
+        self.host = host
+        self.port = port
+    }
+
+    /// Reads `HOST:PORT` or `[IPV6]:PORT`; nil where the text is neither.
+    public init?(_ text: String) {
+        guard let colon = text.lastIndex(of: ":"), let port = Int(text[text.index(after: colon)...]),
+            (0...65535).contains(port)
+        else { return nil }
+        var host = String(text[..<colon])
+        if host.hasPrefix("["), host.hasSuffix("]") {
+            host = String(host.dropFirst().dropLast())
+        } else if host.contains(":") {
+            return nil
+        }
+        guard !host.isEmpty else { return nil }
+        self.init(host: host, port: port)
+    }
+
+    public var description: String { host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)" }
+}
+
+/// A voter of the metadata quorum.
+public struct Voter: Hashable, Sendable {
+    /// The node.
+    public var id: Int32
+    /// Where its controller listens.
+    public var address: HostPort
+
+    /// Makes a voter.
+    public init(id: Int32, address: HostPort) {
+        self.id = id
+        self.address = address
+    }
+}
+
+/// Everything a node can be told. Each setting has Kafka's name in ``BrokerSettings``.
+public struct BrokerConfiguration: Sendable {
+    // MARK: Identity and addresses
+
+    /// The id of the node in its cluster, from 0.
+    public var nodeID: Int32 = 1
+    /// The data folder; formatted when empty.
+    public var dataDirectory = "./mdc-data"
+    /// Where clients connect.
+    public var listen = HostPort(host: "127.0.0.1", port: 9092)
+    /// What clients are told to connect to; what is listened on where nil.
+    public var advertise: HostPort?
+    /// Where controllers talk to one another.
+    public var controllerListen: HostPort?
+    /// The voters of the metadata quorum; empty for a node of its own.
+    public var voters: [Voter] = []
+    /// Where `/livez`, `/readyz` and `/metrics` are; nil for nowhere.
+    public var http: HostPort? = HostPort(host: "127.0.0.1", port: 9464)
+    /// The rack of the node (`broker.rack`).
+    public var rack: String?
+
+    // MARK: Network
+
+    /// Event loops; 0 for one a core.
+    public var networkThreads = 0
+    /// The most bytes of a request (`socket.request.max.bytes`).
+    public var requestMaxBytes = 104_857_600
+    /// The most connections (`max.connections`).
+    public var maxConnections = 10_000
+    /// The most connections from one address (`max.connections.per.ip`).
+    public var maxConnectionsPerIP = Int(Int32.max)
+    /// How long a connection may be silent, in milliseconds (`connections.max.idle.ms`); -1 for ever.
+    public var connectionsMaxIdleMilliseconds: Int64 = 600_000
+    /// Bytes of requests that are being received, over all connections (`queued.max.request.bytes`).
+    public var queuedMaxRequestBytes = 128 << 20
+    /// Requests of one connection that are in service before reading stops.
+    public var maxInFlightRequests = 256
+    /// Bytes of answers that wait for a slow reader before reading stops.
+    public var maxPendingResponseBytes = 16 << 20
+
+    // MARK: Topics
+
+    /// Whether asking for the metadata of an unknown topic creates it.
+    public var autoCreateTopics = true
+    /// Partitions of a topic whose creator did not say.
+    public var defaultPartitions: Int32 = 1
+    /// Replicas of a topic whose creator did not say; -1 for min(3, nodes).
+    public var defaultReplicationFactor: Int16 = -1
+    /// Whether topics may be deleted.
+    public var deleteTopicsEnabled = true
+    /// In-sync replicas that an `acks=all` append needs.
+    public var minInSyncReplicas: Int32 = 1
+    /// What topics have that set nothing themselves.
+    public var topicDefaults = LogSettings()
+
+    // MARK: Log
+
+    /// Sync threads.
+    public var syncThreads = 4
+    /// Milliseconds between looks at retention and compaction.
+    public var maintenanceIntervalMilliseconds: Int64 = 1_000
+    /// How long an idle producer's state is kept, in milliseconds.
+    public var producerExpirationMilliseconds: Int64 = 86_400_000
+    /// Segment files kept open.
+    public var maxOpenFiles = 4096
+
+    // MARK: Fetch
+
+    /// The most bytes of a fetch response (`fetch.max.bytes`).
+    public var fetchMaxBytes = 57_671_680
+    /// Incremental fetch sessions kept (`max.incremental.fetch.session.cache.slots`).
+    public var fetchSessionSlots = 1_000
+    /// Reads up to this many bytes are copied; larger ones go from the file to the socket.
+    public var fetchCopyMaxBytes = 64 << 10
+
+    // MARK: Groups
+
+    /// Partitions of `__consumer_offsets`.
+    public var offsetsTopicPartitions: Int32 = 50
+    /// Bytes of a segment of `__consumer_offsets`.
+    public var offsetsTopicSegmentBytes = 100 << 20
+    /// Partitions of `__transaction_state`.
+    public var transactionTopicPartitions: Int32 = 50
+    /// `group.min.session.timeout.ms`.
+    public var groupMinSessionTimeout: Int32 = 6_000
+    /// `group.max.session.timeout.ms`.
+    public var groupMaxSessionTimeout: Int32 = 1_800_000
+    /// `group.max.size`.
+    public var groupMaxSize: Int32 = .max
+    /// `group.initial.rebalance.delay.ms`.
+    public var groupInitialRebalanceDelay: Int64 = 200
+    /// `offset.metadata.max.bytes`.
+    public var offsetMetadataMaxBytes = 4_096
+    /// `offsets.retention.minutes`.
+    public var offsetsRetentionMinutes: Int64 = 10_080
+    /// `offsets.retention.check.interval.ms`.
+    public var offsetsRetentionCheckInterval: Int64 = 600_000
+    /// `group.consumer.session.timeout.ms`.
+    public var consumerGroupSessionTimeout: Int32 = 45_000
+    /// `group.consumer.heartbeat.interval.ms`.
+    public var consumerGroupHeartbeatInterval: Int32 = 5_000
+    /// `group.consumer.max.size`.
+    public var consumerGroupMaxSize: Int32 = .max
+
+    // MARK: Stopping
+
+    /// How long requests in service may take when the broker stops, in milliseconds.
+    public var shutdownTimeoutMilliseconds: Int64 = 10_000
+
+    /// The keys that were set by file or option, with the text they were set to: what DescribeConfigs shows as static.
+    public private(set) var explicit: [String: String] = [:]
+
+    /// The defaults.
+    public init() {}
+
+    /// Sets one setting by its name.
+    /// - Throws: `.invalidConfiguration` where the name is unknown (with the nearest known one) or the value does not fit.
+    public mutating func set(_ name: String, to value: String) throws(BrokerError) {
+        guard let setting = BrokerSettings.byName[name] else {
+            let near = Spelling.nearest(to: name, among: BrokerSettings.byName.keys)
+            let hint = near.map { "; did you mean \($0)?" } ?? ""
+            throw BrokerError(.invalidConfiguration, "there is no setting \(name)\(hint)")
+        }
+        if let problem = setting.apply(&self, value) {
+            throw BrokerError(.invalidConfiguration, "\(name)=\(value): \(problem)")
+        }
+        explicit[name] = value
+    }
+
+    /// Sets one setting from `key=value`.
+    public mutating func set(assignment: String) throws(BrokerError) {
+        guard let equals = assignment.firstIndex(of: "=") else {
+            throw BrokerError(.invalidConfiguration, "\(assignment) is not of the form key=value")
+        }
+        try set(String(assignment[..<equals]), to: String(assignment[assignment.index(after: equals)...]))
+    }
+
+    /// Sets everything that a TOML file of `text` says. Tables are prefixes: `[log] retention.ms = 1` is `log.retention.ms`.
+    /// - Parameter path: for messages.
+    public mutating func apply(toml text: String, path: String) throws(BrokerError) {
+        for entry in try TOMLReader.read(text, path: path) {
+            do throws(BrokerError) {
+                try set(entry.key, to: entry.value)
+            } catch {
+                throw BrokerError(.invalidConfiguration, "\(path):\(entry.line): \(error.message)")
+            }
+        }
+    }
+
+    /// What makes the settings as a whole unusable; nil where nothing does.
+    public var problem: String? {
+        if nodeID < 0 { return "node.id is \(nodeID), but ids start at 0" }
+        if dataDirectory.isEmpty { return "log.dirs is empty; name a folder" }
+        if queuedMaxRequestBytes < requestMaxBytes {
+            return "queued.max.request.bytes (\(queuedMaxRequestBytes)) is below socket.request.max.bytes "
+                + "(\(requestMaxBytes)); raise it, so that the largest request can arrive"
+        }
+        if let advertise, advertise.port == 0 { return "advertised.listeners needs a port" }
+        if !voters.isEmpty && !(voters.count == 1 && voters[0].id == nodeID) {
+            return "this version runs single nodes: leave --voters out, or name this node alone"
+        }
+        return topicDefaults.problem
+    }
+
+    /// The settings of the group coordinator.
+    var groupSettings: GroupSettings {
+        var settings = GroupSettings()
+        settings.minSessionTimeout = groupMinSessionTimeout
+        settings.maxSessionTimeout = groupMaxSessionTimeout
+        settings.maxSize = groupMaxSize
+        settings.initialRebalanceDelay = groupInitialRebalanceDelay
+        settings.maxOffsetMetadataBytes = offsetMetadataMaxBytes
+        settings.offsetsRetention = offsetsRetentionMinutes * 60_000
+        settings.offsetsRetentionCheckInterval = offsetsRetentionCheckInterval
+        settings.consumerSessionTimeout = consumerGroupSessionTimeout
+        settings.consumerHeartbeatInterval = consumerGroupHeartbeatInterval
+        settings.consumerMaxSize = consumerGroupMaxSize
+        return settings
+    }
+}

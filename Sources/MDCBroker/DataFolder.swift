@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import MDCLog
+import MDCModel
+
+/// The identity of a data folder: `meta.properties`, in Kafka's format.
+struct DataFolder {
+    var clusterID: String
+    var nodeID: Int32
+    var directoryID: KafkaUUID
+
+    private static let fileName = "meta.properties"
+
+    /// Reads the identity of `path`; nil where the folder is not formatted. Makes the folder if need be.
+    /// - Throws: `.dataFolder` where it belongs to another node or cannot be used.
+    static func read(_ path: String, nodeID: Int32, fileSystem: any FileSystem) throws(BrokerError) -> DataFolder? {
+        do {
+            if try fileSystem.attributes(path) == nil { try fileSystem.makeDirectory(path) }
+            guard let bytes = try content("\(path)/\(fileName)", fileSystem) else { return nil }
+            let folder = try parse(String(decoding: bytes, as: UTF8.self), path)
+            if folder.nodeID != nodeID {
+                throw BrokerError(
+                    .dataFolder,
+                    "the data folder \(path) belongs to node \(folder.nodeID), but this is node \(nodeID); "
+                        + "start with --node-id \(folder.nodeID), or choose another folder with --data"
+                )
+            }
+            return folder
+        } catch let error as BrokerError {
+            throw error
+        } catch {
+            throw BrokerError(.dataFolder, "the data folder \(path) cannot be used", cause: error)
+        }
+    }
+
+    private static func content(_ path: String, _ fileSystem: any FileSystem) throws -> [UInt8]? {
+        guard try fileSystem.attributes(path) != nil else { return nil }
+        let file = try fileSystem.open(path, [])
+        var bytes = [UInt8](repeating: 0, count: min(try file.size(), 1 << 16))
+        let count = try bytes.withUnsafeMutableBytes { try file.read(into: $0, at: 0) }
+        return Array(bytes[..<count])
+    }
+
+    private static func parse(_ text: String, _ path: String) throws(BrokerError) -> DataFolder {
+        var values: [Substring: Substring] = [:]
+        for line in text.split(whereSeparator: \.isNewline) where !line.hasPrefix("#") {
+            guard let equals = line.firstIndex(of: "=") else { continue }
+            values[line[..<equals]] = line[line.index(after: equals)...]
+        }
+        guard values["version"] == "1", let cluster = values["cluster.id"],
+            let node = values["node.id"].flatMap({ Int32($0) })
+        else {
+            throw BrokerError(
+                .dataFolder,
+                "\(path)/\(fileName) is not of version 1 with cluster.id and node.id; restore it from a backup"
+            )
+        }
+        let directory = values["directory.id"].flatMap { KafkaUUID(String($0)) } ?? .zero
+        return DataFolder(clusterID: String(cluster), nodeID: node, directoryID: directory)
+    }
+
+    /// Writes the identity, durably.
+    func write(_ path: String, fileSystem: any FileSystem) throws(BrokerError) {
+        let text = """
+            version=1
+            cluster.id=\(clusterID)
+            node.id=\(nodeID)
+            directory.id=\(directoryID)
+
+            """
+        do {
+            // Either the old or the new content is there after any crash.
+            let temporary = "\(path)/\(Self.fileName).tmp"
+            let file = try fileSystem.open(temporary, [.write, .create])
+            try file.truncate(to: 0)
+            let bytes = Array(text.utf8)
+            let count = try bytes.withUnsafeBytes { bytes in
+                try withUnsafePointer(to: WritePiece(bytes)) { piece in
+                    try file.write(UnsafeBufferPointer(start: piece, count: 1), at: 0)
+                }
+            }
+            precondition(count == bytes.count, "a short file is written as a whole")
+            try file.sync()
+            try fileSystem.rename(temporary, to: "\(path)/\(Self.fileName)")
+            try fileSystem.syncDirectory(path)
+        } catch {
+            throw BrokerError(.dataFolder, "the data folder \(path) cannot be formatted", cause: error)
+        }
+    }
+}

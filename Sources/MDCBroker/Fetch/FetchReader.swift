@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import MDCLog
+import MDCModel
+import MDCProtocol
+import NIOCore
+
+/// What a fetch asks for, apart from its partitions.
+struct FetchParameters: Sendable {
+    var maxBytes: Int
+    var minBytes: Int
+    var readCommitted: Bool
+    /// Reads up to this size are copied at once.
+    var copyMaxBytes: Int
+}
+
+/// What was found in one partition.
+struct FetchFinding: Sendable {
+    enum Records: Sendable {
+        case none
+        case copied(ByteBuffer)
+        case files(LogRead)
+
+        var length: Int {
+            switch self {
+            case .none: 0
+            case .copied(let buffer): buffer.readableBytes
+            case .files(let read): read.sizeInBytes
+            }
+        }
+    }
+
+    var target: FetchTarget
+    var partition: Partition?
+    var data: FetchResponse.PartitionData
+    var records = Records.none
+    /// End of what could be read when we looked.
+    var readableEnd: Offset = -1
+
+    var isError: Bool { data.errorCode != 0 }
+    var isForced: Bool { data.divergingEpoch.epoch != -1 || data.divergingEpoch.endOffset != -1 }
+    var answer: FetchAnswer {
+        FetchAnswer(
+            hasRecords: records.length > 0,
+            isError: isError,
+            highWatermark: data.highWatermark,
+            logStart: data.logStartOffset,
+            isForced: isForced
+        )
+    }
+}
+
+/// Reads the partitions of a fetch once.
+struct FetchReader: Sendable {
+    let registry: PartitionRegistry
+    let parameters: FetchParameters
+
+    /// What was found in all partitions.
+    struct Outcome: Sendable {
+        var findings: [FetchFinding]
+        var bytes = 0
+        /// Whether the answer cannot wait: an error, or a diverging epoch.
+        var isUrgent = false
+    }
+
+    func read(_ targets: [FetchTarget]) -> Outcome {
+        var outcome = Outcome(findings: [])
+        outcome.findings.reserveCapacity(targets.count)
+        for target in targets {
+            let finding = read(target, bytesLeft: parameters.maxBytes - outcome.bytes, isFirst: outcome.bytes == 0)
+            outcome.bytes += finding.records.length
+            if finding.isError || finding.isForced { outcome.isUrgent = true }
+            outcome.findings.append(finding)
+        }
+        return outcome
+    }
+
+    private func find(_ target: FetchTarget) -> (Partition?, ErrorCode) {
+        if let known = target.partition, !known.isDeleted { return (known, .none) }
+        let byID = target.topic.id != .zero
+        let lookup =
+            byID
+            ? registry.find(id: target.topic.id, partition: target.index)
+            : registry.find(name: target.topic.name, partition: target.index)
+        switch lookup {
+        case .found(let partition): return (partition, .none)
+        case .noSuchTopic: return (nil, byID ? .unknownTopicId : .unknownTopicOrPartition)
+        case .noSuchPartition: return (nil, .unknownTopicOrPartition)
+        }
+    }
+
+    private func read(_ target: FetchTarget, bytesLeft: Int, isFirst: Bool) -> FetchFinding {
+        let (found, problem) = find(target)
+        guard let partition = found else { return failed(target, nil, problem) }
+        if target.currentLeaderEpoch >= 0 && target.currentLeaderEpoch != partition.leaderEpoch.rawValue {
+            let isOld = target.currentLeaderEpoch < partition.leaderEpoch.rawValue
+            return failed(target, partition, isOld ? .fencedLeaderEpoch : .unknownLeaderEpoch)
+        }
+        let log = partition.log
+        let highWatermark = log.highWatermark
+        let lastStable = log.lastStableOffset
+        let offset = Offset(target.fetchOffset)
+        var finding = FetchFinding(
+            target: target,
+            partition: partition,
+            data: FetchResponse.PartitionData(
+                partitionIndex: target.index,
+                highWatermark: highWatermark.rawValue,
+                lastStableOffset: lastStable.rawValue,
+                logStartOffset: log.logStartOffset.rawValue
+            ),
+            readableEnd: parameters.readCommitted ? lastStable : highWatermark
+        )
+        if target.lastFetchedEpoch >= 0, diverges(target, log, &finding) { return finding }
+        if offset < log.logStartOffset || offset > log.logEndOffset {
+            return failed(target, partition, .offsetOutOfRange)
+        }
+        if parameters.readCommitted { finding.data.abortedTransactions = [] }
+        guard offset < finding.readableEnd, isFirst || bytesLeft > 0 else { return finding }
+        do throws(LogError) {
+            try readRecords(&finding, log, from: offset, bytesLeft: bytesLeft, isFirst: isFirst)
+        } catch {
+            return failed(target, partition, error.kafkaError)
+        }
+        return finding
+    }
+
+    private func readRecords(
+        _ finding: inout FetchFinding,
+        _ log: PartitionLog,
+        from offset: Offset,
+        bytesLeft: Int,
+        isFirst: Bool
+    ) throws(LogError) {
+        let found = try log.read(
+            from: offset,
+            maxBytes: max(0, min(Int(finding.target.maxBytes), bytesLeft)),
+            minOneBatch: isFirst,
+            upTo: finding.readableEnd
+        )
+        let size = found.sizeInBytes
+        guard size > 0, let first = found.firstOffset else { return }
+        if parameters.readCommitted {
+            finding.data.abortedTransactions = log.abortedTransactions(in: first..<found.nextOffset)
+                .sorted { $0.firstOffset < $1.firstOffset }
+                .map { .init(producerId: $0.producerID.rawValue, firstOffset: $0.firstOffset.rawValue) }
+        }
+        let mustCopy = found.slices.contains { $0.descriptor < 0 }
+        if mustCopy || (size <= parameters.copyMaxBytes && found.isResident) {
+            var buffer = ByteBuffer()
+            try found.copy(into: &buffer)
+            finding.records = .copied(buffer)
+        } else {
+            finding.records = .files(found)
+        }
+    }
+
+    /// Whether the client's log and ours part before its offset (KIP-595's truncation detection, used by consumers since KIP-320).
+    private func diverges(_ target: FetchTarget, _ log: PartitionLog, _ finding: inout FetchFinding) -> Bool {
+        let (epoch, end) = log.endOffset(for: LeaderEpoch(target.lastFetchedEpoch))
+        guard epoch != .unknown else { return false }
+        guard end.rawValue < target.fetchOffset || epoch.rawValue < target.lastFetchedEpoch else { return false }
+        finding.data.divergingEpoch = .init(epoch: epoch.rawValue, endOffset: end.rawValue)
+        return true
+    }
+
+    private func failed(_ target: FetchTarget, _ partition: Partition?, _ code: ErrorCode) -> FetchFinding {
+        FetchFinding(
+            target: target,
+            partition: partition,
+            data: FetchResponse.PartitionData(
+                partitionIndex: target.index,
+                errorCode: code.rawValue,
+                highWatermark: -1,
+                lastStableOffset: -1,
+                logStartOffset: -1
+            )
+        )
+    }
+}

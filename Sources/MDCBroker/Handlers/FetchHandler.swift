@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CMDCSystem
+import MDCLog
+import MDCModel
+import MDCProtocol
+import NIOCore
+import NIOPosix
+import Synchronization
+
+/// Fetch, versions 4–18: long polls, incremental sessions (KIP-227), topic ids (13+), epoch checks (KIP-320).
+struct FetchHandler: Sendable {
+    let services: BrokerServices
+
+    func handle(_ context: RequestContext) {
+        do throws(ProtocolError) {
+            try serve(context, try FetchRequestView(context.takeBody(), version: context.version))
+        } catch {
+            context.closeConnection("malformed Fetch request: \(error)")
+        }
+    }
+
+    private func serve(_ context: RequestContext, _ view: FetchRequestView) throws(ProtocolError) {
+        let byID = view.version >= 13
+        let targets = try Self.targets(of: view)
+        let verdict = services.fetchSessions.withLock { sessions in
+            var random = SystemRandomNumberGenerator()
+            return sessions.begin(
+                sessionID: view.sessionID,
+                epoch: view.sessionEpoch,
+                byID: byID,
+                targets: targets,
+                forgotten: Self.forgotten(of: view),
+                now: mdc_monotonic_ns(),
+                random: &random
+            )
+        }
+        let toRead: [FetchTarget]
+        switch verdict {
+        case .failed(let code): return answerError(context, code)
+        case .sessionless, .created: toRead = targets
+        case .incremental(let id): toRead = services.fetchSessions.withLock { $0.targets(of: id) }
+        }
+        let configuration = services.configuration
+        let reader = FetchReader(
+            registry: services.partitions,
+            parameters: FetchParameters(
+                maxBytes: min(Int(max(0, view.maxBytes)), configuration.fetchMaxBytes),
+                minBytes: Int(view.minBytes),
+                readCommitted: view.isolationLevel == 1,
+                copyMaxBytes: configuration.fetchCopyMaxBytes
+            )
+        )
+        let outcome = reader.read(toRead)
+        if outcome.bytes >= reader.parameters.minBytes || outcome.isUrgent || view.maxWaitMs <= 0 || toRead.isEmpty {
+            answer(context, verdict, outcome)
+        } else {
+            DelayedFetch(context: context, targets: toRead, reader: reader) { outcome in
+                self.answer(context, verdict, outcome)
+            }.start(outcome, maxWaitMilliseconds: view.maxWaitMs)
+        }
+    }
+
+    private static func targets(of view: FetchRequestView) throws(ProtocolError) -> [FetchTarget] {
+        var targets: [FetchTarget] = []
+        targets.reserveCapacity(view.partitionCount)
+        var topic: FetchTopic?
+        var ordinal = -1
+        for partition in view.partitions {
+            if partition.topic.ordinal != ordinal {
+                ordinal = partition.topic.ordinal
+                topic = FetchTopic(name: partition.topic.name.string ?? "", id: partition.topic.id)
+            }
+            guard let topic else { continue }
+            targets.append(
+                FetchTarget(
+                    topic: topic,
+                    index: partition.index,
+                    fetchOffset: partition.fetchOffset,
+                    maxBytes: partition.maxBytes,
+                    currentLeaderEpoch: partition.currentLeaderEpoch,
+                    lastFetchedEpoch: partition.lastFetchedEpoch
+                )
+            )
+        }
+        return targets
+    }
+
+    private static func forgotten(of view: FetchRequestView) -> [FetchKey] {
+        view.forgottenPartitions.map {
+            FetchKey(name: $0.topic.name.string ?? "", id: $0.topic.id, index: $0.index)
+        }
+    }
+
+    // MARK: Answering
+
+    private func answerError(_ context: RequestContext, _ code: ErrorCode) {
+        context.connection.worker.metrics.failed(.fetch, code)
+        context.respond(FetchResponse(errorCode: code.rawValue))
+    }
+
+    /// Answers on the loop; records that are not in memory are read by the pool first.
+    private func answer(_ context: RequestContext, _ verdict: FetchSessionCache.Verdict, _ outcome: FetchReader.Outcome)
+    {
+        let isCold = outcome.findings.contains {
+            if case .files(let read) = $0.records { !read.isResident } else { false }
+        }
+        guard isCold else { return send(context, verdict, outcome.findings) }
+        services.blocking.submit { _ in
+            var findings = outcome.findings
+            for index in findings.indices {
+                guard case .files(let read) = findings[index].records, !read.isResident else { continue }
+                var buffer = ByteBuffer()
+                do throws(LogError) {
+                    try read.copy(into: &buffer)
+                    findings[index].records = .copied(buffer)
+                } catch {
+                    findings[index].records = .none
+                    findings[index].data.errorCode = error.kafkaError.rawValue
+                }
+            }
+            self.send(context, verdict, findings)
+        }
+    }
+
+    private func send(_ context: RequestContext, _ verdict: FetchSessionCache.Verdict, _ all: [FetchFinding]) {
+        var findings = all
+        var sessionID: Int32 = 0
+        switch verdict {
+        case .created(let id):
+            sessionID = id
+            _ = note(id, findings)
+        case .incremental(let id):
+            sessionID = id
+            let isNews = note(id, findings)
+            findings = zip(findings, isNews).filter { $0.1 }.map { $0.0 }
+        case .sessionless, .failed: break
+        }
+        do throws(ProtocolError) {
+            context.respond(pieces: try Self.encode(context, sessionID, findings))
+        } catch {
+            context.closeConnection("a Fetch answer cannot be encoded: \(error)")
+        }
+    }
+
+    private func note(_ id: Int32, _ findings: [FetchFinding]) -> [Bool] {
+        let answers = findings.map { ($0.target.key, $0.answer, $0.partition) }
+        return services.fetchSessions.withLock { $0.note(id, answers) }
+    }
+
+    private static func encode(
+        _ context: RequestContext,
+        _ sessionID: Int32,
+        _ findings: [FetchFinding]
+    ) throws(ProtocolError) -> [ResponsePiece] {
+        // Partitions of one topic that follow one another form one entry.
+        var groups: [Range<Int>] = []
+        var start = 0
+        while start < findings.count {
+            var end = start + 1
+            while end < findings.count && findings[end].target.topic === findings[start].target.topic { end += 1 }
+            groups.append(start..<end)
+            start = end
+        }
+        var writer = try FetchResponseWriter<FetchFinding.Records>(
+            version: context.version,
+            correlationID: context.correlationID,
+            sessionID: sessionID,
+            topicCount: groups.count,
+            capacity: 128 + findings.count * 64
+        )
+        for group in groups {
+            let topic = findings[group.lowerBound].target.topic
+            try writer.beginTopic(name: topic.bytes, id: topic.id, partitionCount: group.count)
+            for finding in findings[group] {
+                if finding.isError {
+                    context.connection.worker.metrics.failed(.fetch, ErrorCode(rawValue: finding.data.errorCode))
+                }
+                let length = finding.records.length
+                try writer.partition(finding.data, records: length > 0 ? finding.records : nil, length: length)
+            }
+        }
+        var pieces: [ResponsePiece] = []
+        for piece in try writer.finish() {
+            switch piece {
+            case .bytes(let buffer), .records(.copied(let buffer), _): pieces.append(.bytes(buffer))
+            case .records(.files(let read), _): pieces += read.slices.map { .file($0) }
+            case .records(.none, _): break
+            }
+        }
+        return pieces
+    }
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import MDCLog
+import MDCModel
+import MDCProtocol
+import NIOPosix
+
+extension BrokerServices {
+    /// A partition by name, for requests that check the client's leader epoch (KIP-320).
+    func find(_ topic: String, _ index: Int32, currentLeaderEpoch: Int32 = -1) -> Result<Partition, Refusal> {
+        guard case .found(let partition) = partitions.find(name: topic, partition: index) else {
+            return .failure(Refusal(code: .unknownTopicOrPartition, message: "there is no \(topic)-\(index)"))
+        }
+        if currentLeaderEpoch >= 0 && currentLeaderEpoch != partition.leaderEpoch.rawValue {
+            let isOld = currentLeaderEpoch < partition.leaderEpoch.rawValue
+            return .failure(
+                Refusal(
+                    code: isOld ? .fencedLeaderEpoch : .unknownLeaderEpoch,
+                    message: "the leader epoch is \(partition.leaderEpoch)"
+                )
+            )
+        }
+        return .success(partition)
+    }
+}
+
+/// ListOffsets, versions 1–11.
+struct ListOffsetsHandler: Sendable {
+    let services: BrokerServices
+
+    func handle(_ request: ListOffsetsRequest, _ context: RequestContext) {
+        let isCheap = request.topics.allSatisfy { $0.partitions.allSatisfy { $0.timestamp < 0 && $0.timestamp != -3 } }
+        if isCheap { return answer(request, context) }
+        // A search by time reads batches.
+        services.blocking.submit { _ in self.answer(request, context) }
+    }
+
+    private func answer(_ request: ListOffsetsRequest, _ context: RequestContext) {
+        var response = ListOffsetsResponse()
+        for topic in request.topics {
+            response.topics.append(
+                .init(
+                    name: topic.name,
+                    partitions: topic.partitions.map { find($0, topic.name, request.isolationLevel == 1, context) }
+                )
+            )
+        }
+        context.respond(response)
+    }
+
+    private func find(
+        _ asked: ListOffsetsRequest.ListOffsetsPartition,
+        _ topic: String,
+        _ readCommitted: Bool,
+        _ context: RequestContext
+    ) -> ListOffsetsResponse.ListOffsetsPartitionResponse {
+        var answer = ListOffsetsResponse.ListOffsetsPartitionResponse(partitionIndex: asked.partitionIndex)
+        do throws(Refusal) {
+            let partition = try services.find(
+                topic,
+                asked.partitionIndex,
+                currentLeaderEpoch: asked.currentLeaderEpoch
+            ).get()
+            guard let found = try look(partition, asked.timestamp, readCommitted) else { return answer }
+            answer.offset = found.offset.rawValue
+            answer.timestamp = found.timestamp.rawValue
+            if context.version >= 4 { answer.leaderEpoch = found.leaderEpoch.rawValue }
+        } catch {
+            answer.errorCode = error.code.rawValue
+            context.connection.worker.metrics.failed(.listOffsets, error.code)
+        }
+        return answer
+    }
+
+    private func look(
+        _ partition: Partition,
+        _ timestamp: Int64,
+        _ readCommitted: Bool
+    ) throws(Refusal) -> OffsetAndTimestamp? {
+        let end = partition.readableEnd(readCommitted: readCommitted)
+        let lookup: OffsetLookup
+        switch timestamp {
+        case -1:
+            return OffsetAndTimestamp(offset: end, timestamp: .none, leaderEpoch: partition.leaderEpoch)
+        case -2: lookup = .earliest
+        case -3: lookup = .maxTimestamp
+        case -4: lookup = .earliestLocal
+        // Nothing was moved to another tier, nor waits to be: there is no such offset.
+        case -5: return nil
+        case -6:
+            return OffsetAndTimestamp(
+                offset: partition.log.logStartOffset,
+                timestamp: .none,
+                leaderEpoch: partition.leaderEpoch
+            )
+        case 0...: lookup = .timestamp(Timestamp(timestamp))
+        default: throw Refusal(code: .unsupportedVersion, message: "the timestamp \(timestamp) has no meaning")
+        }
+        do throws(LogError) {
+            // Consumers see nothing at or after the end of what is committed.
+            guard let found = try partition.log.offset(for: lookup) else { return nil }
+            return found.offset < end || timestamp == -2 || timestamp == -4 ? found : nil
+        } catch {
+            throw Refusal(code: error.kafkaError, message: error.message)
+        }
+    }
+}
+
+/// OffsetForLeaderEpoch, versions 2–4.
+struct OffsetForLeaderEpochHandler: Sendable {
+    let services: BrokerServices
+
+    func handle(_ request: OffsetForLeaderEpochRequest, _ context: RequestContext) {
+        var response = OffsetForLeaderEpochResponse()
+        for topic in request.topics {
+            var result = OffsetForLeaderEpochResponse.OffsetForLeaderTopicResult(topic: topic.topic)
+            for asked in topic.partitions {
+                var end = OffsetForLeaderEpochResponse.EpochEndOffset(partition: asked.partition)
+                switch services.find(topic.topic, asked.partition, currentLeaderEpoch: asked.currentLeaderEpoch) {
+                case .failure(let refusal): end.errorCode = refusal.code.rawValue
+                case .success(let partition):
+                    let (epoch, offset) = partition.log.endOffset(for: LeaderEpoch(asked.leaderEpoch))
+                    end.leaderEpoch = epoch.rawValue
+                    end.endOffset = epoch == .unknown ? -1 : offset.rawValue
+                }
+                result.partitions.append(end)
+            }
+            response.topics.append(result)
+        }
+        context.respond(response)
+    }
+}
+
+/// DeleteRecords, versions 0–2.
+struct DeleteRecordsHandler: Sendable {
+    let services: BrokerServices
+
+    func handle(_ request: DeleteRecordsRequest, _ context: RequestContext) {
+        services.blocking.submit { _ in
+            var response = DeleteRecordsResponse()
+            for topic in request.topics {
+                response.topics.append(
+                    .init(name: topic.name, partitions: topic.partitions.map { self.delete(topic.name, $0) })
+                )
+            }
+            context.respond(response)
+        }
+    }
+
+    private func delete(
+        _ topic: String,
+        _ asked: DeleteRecordsRequest.DeleteRecordsPartition
+    ) -> DeleteRecordsResponse.DeleteRecordsPartitionResult {
+        var result = DeleteRecordsResponse.DeleteRecordsPartitionResult(
+            partitionIndex: asked.partitionIndex,
+            lowWatermark: -1
+        )
+        do {
+            let partition = try services.find(topic, asked.partitionIndex).get()
+            if partition.isInternal || !partition.log.settings.cleanupPolicy.contains(.delete) {
+                throw Refusal(
+                    code: .policyViolation,
+                    message: "records of a compacted or internal topic are not deleted"
+                )
+            }
+            let end = partition.highWatermark
+            let offset = asked.offset == -1 ? end : Offset(asked.offset)
+            guard offset >= 0, offset <= end else {
+                throw Refusal(code: .offsetOutOfRange, message: "the offset lies beyond the high watermark")
+            }
+            try partition.log.deleteRecords(before: offset)
+            result.lowWatermark = partition.log.logStartOffset.rawValue
+        } catch let error as Refusal {
+            result.errorCode = error.code.rawValue
+        } catch let error as LogError {
+            result.errorCode = error.kafkaError.rawValue
+        } catch {
+            result.errorCode = ErrorCode.unknownServerError.rawValue
+        }
+        return result
+    }
+}

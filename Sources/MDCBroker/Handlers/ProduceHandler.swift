@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import MDCLog
+import MDCModel
+import MDCProtocol
+import NIOCore
+import Synchronization
+
+/// Produce, versions 3–13. Appends on the event loop that read the request; answers when what was appended is committed.
+/// Versions 0–2 are announced and refused (clients take their absence for a lack of compression, KAFKA-18659).
+struct ProduceHandler: Sendable {
+    let services: BrokerServices
+
+    func handle(_ context: RequestContext) {
+        do throws(ProtocolError) {
+            try serve(context, try ProduceRequestView(context.takeBody(), version: context.version))
+        } catch {
+            context.closeConnection("malformed Produce request: \(error)")
+        }
+    }
+
+    /// What one partition must reach before the answer may leave.
+    private struct Commitment {
+        var partition: Partition
+        var offset: Offset
+    }
+
+    private func serve(_ context: RequestContext, _ view: ProduceRequestView) throws(ProtocolError) {
+        var writer = try ProduceResponseWriter(
+            version: context.version,
+            correlationID: context.correlationID,
+            topicCount: view.topicCount
+        )
+        var commitments: [Commitment] = []
+        var hasFailed = false
+        let now = services.now()
+        var ordinal = -1
+        for item in view.partitions {
+            if item.topic.ordinal != ordinal {
+                try beginTopics(&writer, view, after: ordinal, upTo: item.topic)
+                ordinal = item.topic.ordinal
+            }
+            let response = append(item, view, now, &commitments)
+            if response.errorCode != 0 {
+                hasFailed = true
+                context.connection.worker.metrics.failed(.produce, ErrorCode(rawValue: response.errorCode))
+            }
+            if view.acks != 0 { try writer.partition(Self.fitted(response, context.version)) }
+        }
+        if view.acks == 0 {
+            // Nothing is answered; a closed connection is how the client learns that something is wrong.
+            if hasFailed { return context.closeConnection("a Produce request with acks=0 failed") }
+            return context.finishWithoutResponse()
+        }
+        guard ordinal + 1 == view.topicCount else {
+            return context.closeConnection("a Produce request lists a topic without partitions")
+        }
+        let frame = try writer.finish()
+        let open = commitments.filter { !$0.partition.isCommitted(upTo: $0.offset) }
+        if open.isEmpty { return context.respond(frame: frame) }
+        let pending = PendingProduce(context: context, frame: frame, missing: open.count)
+        for commitment in open {
+            commitment.partition.whenCommitted(upTo: commitment.offset) { pending.reached($0) }
+        }
+    }
+
+    private func beginTopics(
+        _ writer: inout ProduceResponseWriter,
+        _ view: ProduceRequestView,
+        after: Int,
+        upTo topic: TopicReference
+    ) throws(ProtocolError) {
+        guard view.acks != 0 else { return }
+        guard topic.ordinal == after + 1 else {
+            throw ProtocolError(.malformed, field: "ProduceRequest.topicData", detail: "a topic lists no partitions")
+        }
+        try writer.beginTopic(topic)
+    }
+
+    /// Leaves out what the version cannot carry.
+    private static func fitted(
+        _ response: ProduceResponse.PartitionProduceResponse,
+        _ version: Int16
+    ) -> ProduceResponse.PartitionProduceResponse {
+        guard version < 8, response.errorMessage != nil else { return response }
+        var response = response
+        response.errorMessage = nil
+        return response
+    }
+
+    private func append(
+        _ item: ProduceRequestView.Partition,
+        _ view: ProduceRequestView,
+        _ now: Timestamp,
+        _ commitments: inout [Commitment]
+    ) -> ProduceResponse.PartitionProduceResponse {
+        let byID = view.version >= 13
+        let lookup =
+            byID
+            ? services.partitions.find(id: item.topic.id, partition: item.index)
+            : services.partitions.find(name: item.topic.name.string ?? "", partition: item.index)
+        let partition: Partition
+        switch lookup {
+        case .found(let found): partition = found
+        case .noSuchTopic: return Self.failed(item, byID ? .unknownTopicId : .unknownTopicOrPartition, nil)
+        case .noSuchPartition: return Self.failed(item, .unknownTopicOrPartition, nil)
+        }
+        if let (code, message) = refusal(item, view, partition) { return Self.failed(item, code, message) }
+        do throws(LogError) {
+            let result = try partition.append(item.records ?? ByteBuffer(), as: .client, now: now)
+            commitments.append(Commitment(partition: partition, offset: result.lastOffset + 1))
+            return ProduceResponse.PartitionProduceResponse(
+                index: item.index,
+                baseOffset: result.firstOffset.rawValue,
+                logAppendTimeMs: result.logAppendTime.rawValue,
+                logStartOffset: result.logStartOffset.rawValue
+            )
+        } catch {
+            return Self.failed(item, error.kafkaError, error.message)
+        }
+    }
+
+    private func refusal(
+        _ item: ProduceRequestView.Partition,
+        _ view: ProduceRequestView,
+        _ partition: Partition
+    ) -> (ErrorCode, String)? {
+        if !(-1...1).contains(view.acks) { return (.invalidRequiredAcks, "acks must be 0, 1 or -1 (all)") }
+        if partition.isInternal {
+            return (.invalidTopicException, "\(partition.topicPartition.topic) is written by the broker alone")
+        }
+        if view.acks == -1 && partition.minInSync > 1 {
+            return (.notEnoughReplicas, "min.insync.replicas is \(partition.minInSync), but one replica is in sync")
+        }
+        if view.transactionalID != nil || Self.isTransactional(item.records) {
+            return (.invalidTxnState, "this broker does not serve transactions yet; use an idempotent producer")
+        }
+        return nil
+    }
+
+    /// Whether the first batch says that it belongs to a transaction. Later ones are of the same producer.
+    private static func isTransactional(_ records: ByteBuffer?) -> Bool {
+        guard let records,
+            let bits = records.getInteger(
+                at: records.readerIndex + RecordBatchHeader.Layout.attributes,
+                as: Int16.self
+            )
+        else { return false }
+        return RecordBatchAttributes(rawValue: bits).isTransactional
+    }
+
+    private static func failed(
+        _ item: ProduceRequestView.Partition,
+        _ code: ErrorCode,
+        _ message: String?
+    ) -> ProduceResponse.PartitionProduceResponse {
+        ProduceResponse.PartitionProduceResponse(
+            index: item.index,
+            errorCode: code.rawValue,
+            baseOffset: -1,
+            errorMessage: message
+        )
+    }
+
+    /// Answers versions 0–2: every partition with UNSUPPORTED_VERSION.
+    static func refuseVersion(_ context: RequestContext) {
+        do throws(ProtocolError) {
+            let request = try context.decode(ProduceRequest.self)
+            if request.acks == 0 { return context.closeConnection("Produce version \(context.version) is not served") }
+            context.respond(
+                ProduceResponse(
+                    responses: request.topicData.map { topic in
+                        .init(
+                            name: topic.name,
+                            partitionResponses: topic.partitionData.map {
+                                .init(
+                                    index: $0.index,
+                                    errorCode: ErrorCode.unsupportedVersion.rawValue,
+                                    baseOffset: -1
+                                )
+                            }
+                        )
+                    }
+                )
+            )
+        } catch {
+            context.closeConnection("malformed Produce request: \(error)")
+        }
+    }
+}
+
+/// A produce request whose answer waits for its partitions.
+private final class PendingProduce: Sendable {
+    private let context: RequestContext
+    private let frame: ByteBuffer
+    private let missing: Atomic<Int>
+    private let hasFailed = Atomic<Bool>(false)
+
+    init(context: RequestContext, frame: ByteBuffer, missing: Int) {
+        self.context = context
+        self.frame = frame
+        self.missing = Atomic(missing)
+    }
+
+    func reached(_ result: Result<Void, LogError>) {
+        if case .failure = result { hasFailed.store(true, ordering: .relaxed) }
+        guard missing.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 else { return }
+        if hasFailed.load(ordering: .relaxed) {
+            // The log was closed or deleted before the records were safe. The client sends them again.
+            context.closeConnection("what a Produce request appended did not become durable")
+        } else {
+            context.respond(frame: frame)
+        }
+    }
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Logging
+import NIOCore
+import Synchronization
+
+/// What all connections share.
+final class ServerContext: Sendable {
+    let configuration: BrokerConfiguration
+    let handlers: HandlerTable
+    let memory: RequestMemory
+    let limiter: ConnectionLimiter
+    let logger: Logger
+    private let nextID = Atomic<UInt64>(1)
+    private let connections = Mutex<[UInt64: Connection]>([:])
+
+    init(configuration: BrokerConfiguration, handlers: HandlerTable, logger: Logger) {
+        self.configuration = configuration
+        self.handlers = handlers
+        self.logger = logger
+        memory = RequestMemory(limit: configuration.queuedMaxRequestBytes)
+        limiter = ConnectionLimiter(
+            maximum: configuration.maxConnections,
+            maximumPerHost: configuration.maxConnectionsPerIP
+        )
+    }
+
+    /// A connection from `host`; nil where there are too many.
+    func open(host: String, worker: LoopWorker) -> Connection? {
+        guard limiter.admit(host) else { return nil }
+        let connection = Connection(
+            id: nextID.wrappingAdd(1, ordering: .relaxed).oldValue,
+            clientHost: "/\(host)",
+            worker: worker
+        )
+        connections.withLock { $0[connection.id] = connection }
+        return connection
+    }
+
+    func connectionClosed(_ connection: Connection) {
+        let known = connections.withLock { $0.removeValue(forKey: connection.id) != nil }
+        if known { limiter.release(String(connection.clientHost.dropFirst())) }
+    }
+
+    /// The connections there are now.
+    var allConnections: [Connection] { connections.withLock { Array($0.values) } }
+}
