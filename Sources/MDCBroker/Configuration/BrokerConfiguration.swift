@@ -125,7 +125,7 @@ public struct BrokerConfiguration: Sendable {
     // MARK: Groups
 
     /// Partitions of `__consumer_offsets`.
-    public var offsetsTopicPartitions: Int32 = 50
+    public var offsetsTopicPartitions: Int32 = 16
     /// Bytes of a segment of `__consumer_offsets`.
     public var offsetsTopicSegmentBytes = 100 << 20
     /// Partitions of `__transaction_state`.

@@ -46,5 +46,11 @@ extension HandlerTable {
         register(OffsetDeleteRequest.self) { request, context in
             groups.deleteOffsets(request) { context.respond($0) }
         }
+        register(ConsumerGroupHeartbeatRequest.self) { request, context in
+            groups.consumerGroupHeartbeat(request, context.origin) { context.respond($0) }
+        }
+        register(ConsumerGroupDescribeRequest.self) { request, context in
+            groups.describeConsumerGroups(request) { context.respond($0) }
+        }
     }
 }
