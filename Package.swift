@@ -112,7 +112,7 @@ let package = Package(
         .executableTarget(
             name: "mdc",
             dependencies: [
-                "MDCModel", "MDCClient", "MDCPipeline", "MDCBroker", arguments, logging, lifecycle, metrics,
+                "MDCModel", "MDCProtocol", "MDCClient", "MDCPipeline", "MDCBroker", arguments, logging, lifecycle, metrics,
                 nio("NIOCore"), nio("NIOPosix"),
             ],
             swiftSettings: settings

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+
+/// `mdc`: the command line of the broker and of the message centre.
+@main
+struct MDCCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "mdc",
+        abstract: "Talks to an MDC or Kafka broker, and runs the message centre.",
+        discussion: "Every listing is also given as JSON: -o json. Brokers are named with --bootstrap HOST:PORT.",
+        subcommands: [
+            TopicCommand.self,
+            GroupCommand.self,
+            ConfigCommand.self,
+            ClusterCommand.self,
+            APIVersionsCommand.self,
+            ProduceCommand.self,
+            ConsumeCommand.self,
+        ]
+    )
+}
