@@ -134,9 +134,13 @@ struct FetchStateTests {
         let second = plan(&state)[0]
         #expect(second.slot == 1 && second.partitions.map(\.partition) == [tp(1)])
         _ = answer(&state, first, .init(records: try makeBatch(["a"], base: 0)))
+        #expect(plan(&state).isEmpty, "enough is buffered of one, and the other is being fetched")
         _ = answer(&state, second, .init())
         let third = plan(&state)[0]
-        #expect(third.isBehind && third.partitions.map(\.partition) == [tp(1)])
+        #expect(third.slot == 0 && !third.isBehind && third.partitions.map(\.partition) == [tp(1)])
+        state.add(tp(2), at: .offset(0))
+        let fourth = plan(&state)[0]
+        #expect(fourth.slot == 1 && fourth.isBehind)
     }
 
     @Test("what was read before a seek is not returned after it")

@@ -35,7 +35,6 @@ extension Admin {
     /// Creates topics. Throws `ClientError` for the first that cannot be made (`errorCode` tells which way, such as
     /// `TOPIC_ALREADY_EXISTS`); the others are made all the same.
     public func createTopics(_ topics: [NewTopic], validateOnly: Bool = false) async throws {
-        // A repetition after a lost answer finds its own topics.
         try await controllerRequest(CreateTopicsRequest.self) { version in
             CreateTopicsRequest(
                 topics: topics.map { topic in

@@ -94,10 +94,6 @@ final class BrokerConnection: @unchecked Sendable {
             .assumeIsolated()
             .whenComplete { result in
                 if case .failure(let error) = result {
-                    // Where the channel was never active, the handler says nothing itself.
-                    handler.close(
-                        ClientError(.connection, "cannot connect to \(self.address)", cause: error)
-                    )
                     ready.fail(ClientError(.connection, "cannot connect to \(self.address)", cause: error))
                 }
             }

@@ -195,6 +195,11 @@ final class ConnectionHandler: ChannelInboundHandler, @unchecked Sendable {
     }
 
     func handlerRemoved(context: ChannelHandlerContext) {
+        guard isStarted else {
+            // Never connected: whoever connects knows why.
+            self.context = nil
+            return
+        }
         ended(ClientError(.connection, "the connection is closed"))
     }
 

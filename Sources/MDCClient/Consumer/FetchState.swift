@@ -317,7 +317,8 @@ struct FetchState {
         let node: Int32
         let slot: Int
         var partitions: [PlannedPartition]
-        /// A partition of this broker waits for room in its buffer: do not poll long.
+        /// A partition of this broker waits for room in its buffer, and this is the last slot: do not poll long, or
+        /// it would have to wait for this fetch once there is room.
         var isBehind: Bool
     }
 
@@ -376,7 +377,12 @@ struct FetchState {
                 partitions[item.partition]!.validatedEpoch = item.leaderEpoch
             }
             result.plans.append(
-                Plan(node: node, slot: slot, partitions: planned, isBehind: behind.contains(node))
+                Plan(
+                    node: node,
+                    slot: slot,
+                    partitions: planned,
+                    isBehind: slot == configuration.slots - 1 && behind.contains(node)
+                )
             )
         }
         // Whoever was first goes last, so that a size limit does not starve the same partitions each time.
