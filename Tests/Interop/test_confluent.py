@@ -135,8 +135,10 @@ class Groups(WithBroker):
         owners = {}
 
         def member(name, lifetime, leaves_cleanly):
+            # The one that dies stops polling; its library goes on heartbeating until it notices that.
             client = consumer(
-                self.broker, f"group-{strategy}", **{"partition.assignment.strategy": strategy, "client.id": name})
+                self.broker, f"group-{strategy}",
+                **{"partition.assignment.strategy": strategy, "client.id": name, "max.poll.interval.ms": 6000})
 
             def assigned(_, partitions):
                 with lock:
