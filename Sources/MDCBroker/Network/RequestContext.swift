@@ -43,10 +43,11 @@ final class RequestContext: Sendable {
         }
     }
 
-    /// Reads the body as a request of its version. Throws what the decoder throws.
+    /// Reads the body as a request of its version. Throws what the decoder throws. Bytes after the end are let pass, as
+    /// Kafka does: librdkafka sends some after a Metadata request that names no topic.
     func decode<Request: RequestMessage>(_: Request.Type) throws(ProtocolError) -> Request {
-        var body = takeBody()
-        return try Request(reading: &body, version: version)
+        var reader = MessageReader(takeBody())
+        return try Request(from: &reader, version: version)
     }
 
     // MARK: Finishing
