@@ -221,12 +221,13 @@ struct ConsumeCommand: AsyncParsableCommand {
 }
 
 /// Notes Ctrl-C and SIGTERM, so that a group can be left in order; a second one ends the process at once.
-private final class Interrupts: Sendable {
+///
+/// Unchecked, for signal sources are not declared `Sendable`; they are stored in `init` and never touched again.
+private final class Interrupts: @unchecked Sendable {
     private let count = Mutex(0)
-    private let sources: Mutex<[any DispatchSourceSignal]>
+    private var sources: [any DispatchSourceSignal] = []
 
     init() {
-        sources = Mutex([])
         for number in [SIGINT, SIGTERM] {
             signal(number, SIG_IGN)
             let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
@@ -239,7 +240,7 @@ private final class Interrupts: Sendable {
                 if count > 1 { exit(128 + number) }
             }
             source.activate()
-            sources.withLock { $0.append(source) }
+            sources.append(source)
         }
     }
 
