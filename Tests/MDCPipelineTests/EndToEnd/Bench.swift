@@ -4,6 +4,7 @@ import Foundation
 import Logging
 import MDCClient
 import MDCModel
+import MDCTesting
 import NIOCore
 import NIOPosix
 
@@ -16,13 +17,30 @@ struct Bench: Sendable {
     let group: MultiThreadedEventLoopGroup
     let logger: Logger
 
-    static func with(_ body: (Bench) async throws -> Void) async throws {
-        let folder = FileManager.default.temporaryDirectory.appendingPathComponent("mdc-e2e-\(UUID().uuidString)")
+    /// Runs the body over the broker named by `MDC_TEST_KAFKA`, or over a fresh `mdc-broker` process.
+    static func with(_ body: (Bench, BrokerProcess?) async throws -> Void) async throws {
+        if let named = ProcessInfo.processInfo.environment["MDC_TEST_KAFKA"] {
+            return try await with(bootstrap: named) { try await body($0, nil) }
+        }
+        let broker = try await BrokerProcess.started()
+        do {
+            try await with(bootstrap: broker.address) { try await body($0, broker) }
+        } catch {
+            broker.discard()
+            throw error
+        }
+        broker.discard()
+    }
+
+    static func with(bootstrap: String, folder given: String? = nil, _ body: (Bench) async throws -> Void) async throws
+    {
+        let made = FileManager.default.temporaryDirectory.appendingPathComponent("mdc-e2e-\(UUID().uuidString)")
+        let folder = given.map { URL(fileURLWithPath: $0) } ?? made
         try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)
         var logger = Logger(label: "e2e") { StreamLogHandler.standardError(label: $0) }
-        logger.logLevel = ProcessInfo.processInfo.environment["MDC_TEST_LOG"].flatMap { Logger.Level(rawValue: $0) } ?? .error
-        let bootstrap = ProcessInfo.processInfo.environment["MDC_TEST_KAFKA"] ?? "127.0.0.1:9092"
+        logger.logLevel =
+            ProcessInfo.processInfo.environment["MDC_TEST_LOG"].flatMap { Logger.Level(rawValue: $0) } ?? .error
         let bench = Bench(bootstrap: bootstrap, folder: folder, group: group, logger: logger)
         do {
             try await body(bench)
@@ -31,7 +49,7 @@ struct Bench: Sendable {
             throw error
         }
         try await group.shutdownGracefully()
-        try FileManager.default.removeItem(at: folder)
+        if given == nil { try FileManager.default.removeItem(at: folder) }
     }
 
     var client: ClientConfiguration { ClientConfiguration(bootstrapServers: [bootstrap], clientID: "e2e") }
