@@ -35,6 +35,7 @@ unit: build-debug ## the Swift test targets alone
 
 interop: deps-test ## foreign Kafka clients against a fresh broker
 	@test -x .build/debug/mdc-broker || MDC_STRICT=1 swift build -j $(JOBS) --product mdc-broker
+	@test -x .build/debug/mdc || MDC_STRICT=1 swift build -j $(JOBS) --product mdc
 	dev/interop
 
 vectors: deps ## golden vectors of another folder: make vectors DIR=…
