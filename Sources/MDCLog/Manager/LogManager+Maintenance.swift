@@ -10,6 +10,7 @@ final class Background: Sendable {
         var isStopping = false
         var threads = 0
         var lastCheckpoint: Timestamp = .none
+        var lastRetention: Timestamp = .none
     }
     let interval: Int64
     let state = Monitor(State())
@@ -67,9 +68,17 @@ extension LogManager {
         for directory in directories {
             directory.checkSpace(minimum: configuration.minimumFreeBytes, ballast: configuration.ballastBytes)
         }
+        // Interval syncs are due at any tick; the rest is not so urgent, and with many partitions not so cheap.
+        let isThorough = background.state.withLock { state in
+            let since = now - state.lastRetention
+            guard configuration.backgroundMode == .manual || since >= 4_000 || since < 0 else { return false }
+            state.lastRetention = now
+            return true
+        }
         for log in allPartitions {
             guard !background.isStopping else { return }
-            maintain(log, now)
+            log.syncIfDue(now: now)
+            if isThorough { maintain(log, now) }
         }
         environment.openFiles.trimIndexes()
         environment.deletions.run(now: now, environment.fileSystem)
@@ -86,7 +95,6 @@ extension LogManager {
 
     private func maintain(_ log: PartitionLog, _ now: Timestamp) {
         do throws(LogError) {
-            log.syncIfDue(now: now)
             guard log.offlineReason?.code != .offline, log.offlineReason?.code != .closed else { return }
             try log.rollIfOld(now: now)
             _ = try log.applyRetention(now: now)

@@ -112,7 +112,6 @@ final class Segment: Sendable {
         segment.state.withLock {
             $0.offsetIndex = OffsetIndex(baseOffset: baseOffset)
             $0.timeIndex = TimeIndex(baseOffset: baseOffset)
-            $0.indexesChanged = true
         }
         openFiles.opened(segment)
         return segment
@@ -199,6 +198,7 @@ final class Segment: Sendable {
         let size = state.withLock { state -> Int in
             state.addLastTimeEntry()
             state.isSealed = true
+            state.indexesChanged = true
             state.recent.removeAll()
             return state.size
         }
