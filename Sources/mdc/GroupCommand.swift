@@ -8,8 +8,8 @@ import MDCModel
 struct GroupCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "group",
-        abstract: "Lists, describes and deletes groups of consumers.",
-        subcommands: [List.self, Describe.self, Delete.self]
+        abstract: "Lists, describes, moves and deletes groups of consumers.",
+        subcommands: [List.self, Describe.self, Reset.self, Delete.self]
     )
 }
 

@@ -201,6 +201,35 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(sorted(map(int, self.mdc(*consume).split())), list(range(500)))
         self.assertEqual(self.mdc(*consume), "")
 
+    def test_a_group_without_members_is_moved(self):
+        self.mdc("topic", "create", "moved", "--partitions", "2")
+        self.mdc("produce", "moved", "--partition", "0", text="".join(f"{n}\n" for n in range(10)))
+        self.mdc("consume", "moved", "--group", "movers", "--until-end")
+
+        def after(*arguments):
+            result = self.json("group", "reset", "movers", "--topic", "moved", "--partition", "0", *arguments)
+            return [(p["before"], p["after"]) for p in result["partitions"]]
+
+        self.assertEqual(after("--to", "earliest", "--dry-run"), [(10, 0)])
+        self.assertEqual(after("--to", "-3"), [(10, 7)])
+        self.assertEqual(self.mdc("consume", "moved", "--group", "movers", "--until-end").split(), ["7", "8", "9"])
+        # No further than the partition reaches.
+        self.assertEqual(after("--to", "+5"), [(10, 10)])
+        self.assertEqual(after("--to", "-1000"), [(10, 0)])
+        self.assertEqual(after("--to", "4"), [(0, 4)])
+        self.assertEqual(after("--to", "@0"), [(4, 0)])
+        self.assertEqual(after("--to", "@2100-01-01T00:00:00Z"), [(0, 10)])
+        self.assertEqual(after("--to", "earliest"), [(10, 0)])
+
+        member = subprocess.Popen(
+            [MDC, "consume", "moved", "--group", "movers", "--bootstrap", self.broker.bootstrap],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(member.wait)
+        self.addCleanup(member.kill)
+        self.eventually(lambda: self.json("group", "describe", "movers")[0]["state"] == "Stable")
+        self.assertIn("stop them first", self.refused(
+            "group", "reset", "movers", "--topic", "moved", "--to", "latest"))
+
     def test_settings_are_shown_and_changed(self):
         self.mdc("topic", "create", "tuned")
         result = self.json("config", "set", "--topic", "tuned", "retention.ms=1000", "cleanup.policy=compact")
