@@ -243,10 +243,10 @@ extension Channel {
 extension MessageCenterConfiguration {
     /// For demonstrations: back-off and deadlines of seconds, lost reports tried again.
     public static let demoPolicy = RetryPolicy(
-        attemptsMax: 4,
+        attemptsMax: 3,
         backoffMilliseconds: 400,
         backoffMaxMilliseconds: 3_000,
-        receiptTimeoutMilliseconds: 5_000,
+        receiptTimeoutMilliseconds: 8_000,
         onReceiptTimeout: .retry,
         onInDoubt: .retry
     )
