@@ -7,14 +7,19 @@ import MDCModel
 public struct FileRunReport: Codable, Sendable {
     /// One lane of one channel.
     public struct LaneReport: Codable, Sendable, Hashable {
+        /// The channel.
         public var channel: Channel
+        /// The lane.
         public var lane: String
         /// Messages that were accepted, now or in a run before that was cut off.
         public var submitted: Int
+        /// Proved to be delivered.
         public var delivered: Int
         /// Taken by a provider that offers no proof of delivery.
         public var sent: Int
+        /// Refused, or all attempts failed.
         public var failed: Int
+        /// Their time ran out, or no report came.
         public var expired: Int
         /// Messages that needed more than one attempt.
         public var retried: Int
@@ -24,6 +29,7 @@ public struct FileRunReport: Codable, Sendable {
         public var perSecond: Double
         /// From submission to the end, in milliseconds.
         public var p50Milliseconds: Int64?
+        /// 99 in 100 messages were at their end after this time or earlier.
         public var p99Milliseconds: Int64?
     }
 
@@ -37,7 +43,9 @@ public struct FileRunReport: Codable, Sendable {
 
     /// A row that was sent with a warning.
     public struct RowWarning: Codable, Sendable, Hashable {
+        /// Its line in the file, from 1.
         public var line: Int
+        /// What the sender may want to know.
         public var warning: ValidationIssue
     }
 
@@ -49,7 +57,9 @@ public struct FileRunReport: Codable, Sendable {
     public var resumed = 0
     /// Rows that repeat the key of another row.
     public var repeatedRows = 0
+    /// Rows that were not sent.
     public var invalid: [InvalidRow] = []
+    /// Rows that were sent with a warning.
     public var warnings: [RowWarning] = []
     /// By channel and lane.
     public var lanes: [LaneReport] = []

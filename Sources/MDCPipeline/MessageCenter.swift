@@ -41,6 +41,7 @@ public struct MessageCenterConfiguration: Sendable {
     /// How long a group waits for a member that does not answer, before another takes its work.
     public var sessionTimeout: Duration
 
+    /// Makes a value from its parts.
     public init(
         client: ClientConfiguration = ClientConfiguration(clientID: "mdc-center"),
         roles: Set<CenterRole> = Set(CenterRole.allCases),

@@ -7,6 +7,7 @@ public struct PipelineError: Error, Sendable, CustomStringConvertible {
         private enum Value: String, Sendable { case invalidMessage, invalidDocument, configuration, store, log, closed }
         private let value: Value
         private init(_ value: Value) { self.value = value }
+        /// The text form.
         public var description: String { value.rawValue }
 
         /// The message cannot be sent as it is; ``PipelineError/issues`` says why.
@@ -32,6 +33,7 @@ public struct PipelineError: Error, Sendable, CustomStringConvertible {
     /// The failure below, if there is one.
     public var cause: (any Error)?
 
+    /// Makes a value from its parts.
     public init(_ code: Code, _ message: String, issues: [ValidationIssue] = [], cause: (any Error)? = nil) {
         self.code = code
         self.message = message
@@ -39,6 +41,7 @@ public struct PipelineError: Error, Sendable, CustomStringConvertible {
         self.cause = cause
     }
 
+    /// The text form.
     public var description: String {
         if let cause { return "\(message) (\(cause))" }
         return message

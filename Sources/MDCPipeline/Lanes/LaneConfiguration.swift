@@ -9,6 +9,7 @@ public struct Lane: Sendable, Hashable, Codable {
     /// Partitions of its topic: its number of consumers, its share, its floor.
     public var partitions: Int
 
+    /// Makes a value from its parts.
     public init(name: String, partitions: Int) {
         self.name = name
         self.partitions = partitions
@@ -24,6 +25,7 @@ public struct LaneSet: Sendable, Hashable {
     /// The lane of a message that names none.
     public var defaultLane: String
 
+    /// Makes a value from its parts.
     public init(channel: Channel, lanes: [Lane], defaultLane: String) {
         self.channel = channel
         self.lanes = lanes

@@ -7,6 +7,7 @@ public struct TokenBucket: Sendable {
     private var tokens: Double
     private var at: Int64
 
+    /// Makes a value from its parts.
     public init(perSecond: Double, burst: Double? = nil, nowNanoseconds: Int64) {
         precondition(perSecond > 0, "a rate must be positive")
         self.perSecond = perSecond

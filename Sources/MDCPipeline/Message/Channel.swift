@@ -9,5 +9,6 @@ public enum Channel: String, Codable, Sendable, Hashable, CaseIterable, CustomSt
     /// Notification to one device token.
     case push
 
+    /// The text form.
     public var description: String { rawValue }
 }

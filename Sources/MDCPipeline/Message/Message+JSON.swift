@@ -21,6 +21,7 @@ protocol JSONDocumentCoding: JSONDocument {
 }
 
 extension JSONDocumentCoding {
+    /// The document as JSON in UTF-8.
     public func json() -> ByteBuffer {
         var writer = JSONWriter()
         writer.beginObject()
@@ -29,6 +30,7 @@ extension JSONDocumentCoding {
         return writer.buffer
     }
 
+    /// Reads a document; unknown members are passed over. Throws `PipelineError` (`invalidDocument`).
     public init(json: ByteBuffer) throws(PipelineError) {
         do {
             self = try json.withUnsafeReadableBytes { bytes in

@@ -37,6 +37,7 @@ public struct Message: Codable, Sendable, Hashable, Identifiable {
     /// The number of the attempt that this copy of the document is for, from 1.
     public var attempt: Int
 
+    /// Makes a value from its parts.
     public init(
         id: String,
         tenant: String = "default",
@@ -85,6 +86,7 @@ public struct MessageContent: Codable, Sendable, Hashable {
     /// Push: values for the app. E-mail: extra headers are not taken from here.
     public var data: [String: String]?
 
+    /// Makes a value from its parts.
     public init(
         subject: String? = nil,
         text: String,
@@ -123,6 +125,7 @@ public struct RetryPolicy: Codable, Sendable, Hashable {
         case expire
     }
 
+    /// Makes a value from its parts.
     public init(
         attemptsMax: Int = 4,
         backoffMilliseconds: Int64 = 1_000,
@@ -150,6 +153,7 @@ public struct MessageReference: Sendable, Hashable, LosslessStringConvertible {
     /// The attempt, from 1.
     public var attempt: Int
 
+    /// Makes a value from its parts.
     public init(messageID: String, attempt: Int) {
         self.messageID = messageID
         self.attempt = attempt
@@ -164,6 +168,7 @@ public struct MessageReference: Sendable, Hashable, LosslessStringConvertible {
         self.attempt = attempt
     }
 
+    /// The text form.
     public var description: String { "\(messageID).\(attempt)" }
 }
 

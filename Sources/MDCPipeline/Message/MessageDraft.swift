@@ -35,6 +35,7 @@ public struct MessageDraft: Codable, Sendable, Hashable {
     /// Set by the centre.
     public var attempt: Int?
 
+    /// Makes a value from its parts.
     public init(
         id: String? = nil,
         tenant: String? = nil,

@@ -16,6 +16,7 @@ public struct MessageState: Sendable, Equatable {
     public private(set) var dueAt: Timestamp?
     /// What the latest failed attempt said.
     public private(set) var code: String?
+    /// For people: what was said last.
     public private(set) var detail: String?
     /// The provider of the latest attempt.
     public private(set) var provider: String?
@@ -25,9 +26,11 @@ public struct MessageState: Sendable, Equatable {
     /// How far an attempt is, in order.
     public enum Phase: Int, Sendable, Comparable {
         case none, deferred, inDoubt, accepted, retryScheduled, final
+        /// Whether an attempt is less far.
         public static func < (lhs: Phase, rhs: Phase) -> Bool { lhs.rawValue < rhs.rawValue }
     }
 
+    /// A message of which nothing is known.
     public init() {}
 
     /// Grows with each step; a later step never has a lower one. For stores that merge out of order.

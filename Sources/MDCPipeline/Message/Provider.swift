@@ -23,8 +23,11 @@ public protocol Provider: Sendable {
 }
 
 extension Provider {
+    /// By default a provider reports.
     public var sendsReceipts: Bool { true }
+    /// By default 64 sends at once.
     public var concurrency: Int { 64 }
+    /// Does nothing.
     public func shutdown() async {}
 }
 

@@ -37,6 +37,7 @@ public struct ProviderReceipt: Codable, Sendable, Hashable {
     /// ``MessageReference`` text, where the provider echoes it.
     public var reference: String?
 
+    /// Makes a value from its parts.
     public init(
         provider: String,
         channel: Channel,

@@ -64,6 +64,7 @@ public struct TimelineEvent: Codable, Sendable, Hashable {
     /// The message itself: with `submitted` only, so that the stream of events is all that a store needs.
     public var message: Message?
 
+    /// Makes a value from its parts.
     public init(
         messageID: String,
         channel: Channel,

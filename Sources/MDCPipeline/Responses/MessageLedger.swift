@@ -22,9 +22,12 @@ public enum LedgerAction: Sendable, Equatable {
 
 /// A place in `mdc.events`.
 public struct EventPosition: Sendable, Hashable {
+    /// The partition.
     public var partition: Int32
+    /// The offset.
     public var offset: Int64
 
+    /// Makes a value from its parts.
     public init(partition: Int32, offset: Int64) {
         self.partition = partition
         self.offset = offset
@@ -33,9 +36,12 @@ public struct EventPosition: Sendable, Hashable {
 
 /// Names a receipt record that is being dealt with: its topic partition and offset.
 public struct ReceiptToken: Sendable, Hashable {
+    /// The topic partition.
     public var topicPartition: TopicPartition
+    /// The offset.
     public var offset: Int64
 
+    /// Makes a value from its parts.
     public init(topicPartition: TopicPartition, offset: Int64) {
         self.topicPartition = topicPartition
         self.offset = offset
@@ -60,6 +66,7 @@ public struct MessageLedger: Sendable {
         /// Ended messages that are remembered to recognise late receipts.
         public var endedMax: Int
 
+        /// Makes a value from its parts.
         public init(
             policies: [Channel: RetryPolicy] = [:],
             holdMilliseconds: Int64 = 60_000,
@@ -123,6 +130,7 @@ public struct MessageLedger: Sendable {
     /// Open messages whose document has not been seen.
     var orphans: Set<String> = []
 
+    /// Makes a value from its parts.
     public init(_ configuration: Configuration = Configuration()) {
         self.configuration = configuration
     }

@@ -6,11 +6,17 @@ import NIOCore
 
 /// Which messages a query speaks of. Conditions that are nil or empty do not count.
 public struct MessageFilter: Sendable, Hashable {
+    /// The channel.
     public var channel: Channel?
+    /// The client of the centre.
     public var tenant: String?
+    /// The lane.
     public var lane: String?
+    /// One of these statuses; empty: any.
     public var statuses: Set<MessageStatus> = []
+    /// The recipient, in normal form.
     public var recipient: String?
+    /// The provider.
     public var provider: String?
     /// Messages whose idempotency key begins so.
     public var idempotencyKeyPrefix: String?
@@ -19,6 +25,7 @@ public struct MessageFilter: Sendable, Hashable {
     /// Created before.
     public var createdBefore: Timestamp?
 
+    /// Makes a value from its parts.
     public init(channel: Channel? = nil, idempotencyKeyPrefix: String? = nil) {
         self.channel = channel
         self.idempotencyKeyPrefix = idempotencyKeyPrefix
@@ -63,9 +70,12 @@ public struct MessageSort: Sendable, Hashable {
         case recipient
     }
 
+    /// The column.
     public var field: Field
+    /// Whether the greatest comes first.
     public var isDescending: Bool
 
+    /// Makes a value from its parts.
     public init(_ field: Field = .created, descending: Bool = true) {
         self.field = field
         self.isDescending = descending
@@ -74,16 +84,27 @@ public struct MessageSort: Sendable, Hashable {
 
 /// A message as the store knows it.
 public struct StoredMessage: Codable, Sendable, Hashable {
+    /// The id of the message.
     public var id: String
+    /// The channel.
     public var channel: Channel
+    /// Where it stands.
     public var status: MessageStatus
+    /// The latest attempt.
     public var attempt: Int
+    /// The provider.
     public var provider: String?
+    /// The provider's id of the message.
     public var providerMessageID: String?
+    /// What was said last, as a code.
     public var code: String?
+    /// For people: what was said last.
     public var detail: String?
+    /// When anything last happened to it.
     public var updatedAt: Timestamp
+    /// When the next thing is due.
     public var dueAt: Timestamp?
+    /// When it came to its end.
     public var finalAt: Timestamp?
     /// The document; nil while only later events of it were seen.
     public var message: Message?
@@ -93,14 +114,19 @@ public struct StoredMessage: Codable, Sendable, Hashable {
 
 /// What became of the messages of one lane.
 public struct LaneStatistics: Codable, Sendable, Hashable {
+    /// The channel.
     public var channel: Channel
+    /// The lane.
     public var lane: String
+    /// Messages by status.
     public var counts: [String: Int]
     /// Messages that needed more than one attempt.
     public var retried: Int
     /// From submission to the final status, in milliseconds.
     public var p50: Int64?
+    /// 95 in 100 were at their end by then.
     public var p95: Int64?
+    /// 99 in 100 were at their end by then.
     public var p99: Int64?
 
     /// Messages with this status.

@@ -82,6 +82,7 @@ public final class MessageStore: Sendable {
         /// Its JSON, kept as it is.
         public var json: ByteBuffer
 
+        /// Reads a document; unknown members are passed over. Throws `PipelineError` (`invalidDocument`).
         public init(position: EventPosition, event: TimelineEvent, json: ByteBuffer) {
             self.position = position
             self.event = event

@@ -21,6 +21,7 @@ public struct TimerQueue<ID: Hashable & Sendable, Payload: Sendable>: Sendable {
     private var pending: [ID: Pending] = [:]
     private var sequence: UInt64 = 0
 
+    /// No timers.
     public init() {}
 
     /// Timers that are set.

@@ -16,8 +16,10 @@ public final class SimulatedProviders: Sendable {
         public var concurrency: Int
         /// Where the callback listener listens; port 0 picks a free one.
         public var listenerHost: String
+        /// The port of the callback listener; 0 picks a free one.
         public var listenerPort: Int
 
+        /// Makes a value from its parts.
         public init(
             behavior: SimulatorBehavior = SimulatorBehavior(shares: .usual),
             requestTimeout: Duration = .seconds(2),

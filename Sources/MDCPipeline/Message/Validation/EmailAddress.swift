@@ -11,10 +11,12 @@ public struct EmailAddress: Sendable, Hashable, CustomStringConvertible {
     /// The name shown for it, from `Name <a@b>`.
     public let displayName: String?
 
+    /// The text form.
     public var description: String { "\(localPart)@\(domain)" }
 
     /// What is wrong with an address.
     public struct Problem: Error, Sendable, Hashable, CustomStringConvertible {
+        /// The text form.
         public var description: String
         init(_ description: String) { self.description = description }
     }

@@ -21,6 +21,7 @@ public struct MessageValidator: Sendable {
         /// The life of a message that says nothing about its expiry, in milliseconds.
         public var defaultLifetimeMilliseconds: Int64
 
+        /// Makes a value from its parts.
         public init(
             lanes: LaneConfiguration = LaneConfiguration(),
             defaultSenders: [Channel: String] = [.sms: "MDC", .email: "MDC <noreply@mdc.example>", .push: ""],
@@ -43,6 +44,7 @@ public struct MessageValidator: Sendable {
     /// The limits and defaults.
     public var configuration: Configuration
 
+    /// Makes a value from its parts.
     public init(_ configuration: Configuration = Configuration()) {
         self.configuration = configuration
     }

@@ -7,6 +7,7 @@ public struct PhoneNumber: Sendable, Hashable, CustomStringConvertible {
     /// The number within the country, without trunk prefix.
     public let nationalNumber: String
 
+    /// The text form.
     public var description: String { "+\(countryCode)\(nationalNumber)" }
 
     /// Reads a number. Blanks, hyphens, dots and parentheses are passed over; `00` stands for `+`.
@@ -62,6 +63,7 @@ public struct PhoneNumber: Sendable, Hashable, CustomStringConvertible {
 
     /// What is wrong with a number.
     public struct Problem: Error, Sendable, Hashable, CustomStringConvertible {
+        /// The text form.
         public var description: String
         init(_ description: String) { self.description = description }
     }

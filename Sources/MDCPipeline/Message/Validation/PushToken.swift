@@ -9,6 +9,7 @@ public enum PushToken: Sendable, Hashable {
 
     /// What is wrong with a token.
     public struct Problem: Error, Sendable, Hashable, CustomStringConvertible {
+        /// The text form.
         public var description: String
         init(_ description: String) { self.description = description }
     }

@@ -17,11 +17,13 @@ public struct ValidationIssue: Codable, Sendable, Hashable, CustomStringConverti
     /// What is wrong and how to fix it.
     public var message: String
 
+    /// Makes a value from its parts.
     public init(_ severity: Severity, _ field: String, _ message: String) {
         self.severity = severity
         self.field = field
         self.message = message
     }
 
+    /// The text form.
     public var description: String { "\(field): \(message)" }
 }
