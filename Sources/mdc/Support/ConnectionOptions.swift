@@ -39,7 +39,7 @@ struct ConnectionOptions: ParsableArguments {
         var client = ClientConfiguration(bootstrapServers: servers, clientID: "mdc")
         client.apiTimeout = .seconds(timeout)
         client.connectTimeout = .seconds(min(timeout, 10))
-        client.requestTimeout = .seconds(max(timeout, 30))
+        client.requestTimeout = .seconds(timeout)
         return client
     }
 
