@@ -153,7 +153,7 @@ let package = Package(
         .testTarget(
             name: "MDCBrokerTests",
             dependencies: [
-                "MDCBroker", "MDCLog", "MDCProtocol", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"),
+                "MDCBroker", "MDCLog", "MDCProtocol", "MDCModel", "MDCTesting", "CMDCSystem", nio("NIOCore"), nio("NIOPosix"),
                 nio("NIOEmbedded"), logging,
             ],
             swiftSettings: settings

@@ -350,11 +350,15 @@ public final class Broker: Service {
         for connection in server.allConnections { connection.close("the broker stops") }
         let logs = services.logs
         let logger = logger
-        try? await blocking.runIfActive {
-            do throws(LogError) {
-                try logs.close()
-            } catch {
-                logger.warning("the logs were not closed in order", metadata: ["error": "\(error)"])
+        // Not `runIfActive`: a cancelled task must close the logs too.
+        await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
+            blocking.submit { _ in
+                do throws(LogError) {
+                    try logs.close()
+                } catch {
+                    logger.warning("the logs were not closed in order", metadata: ["error": "\(error)"])
+                }
+                continuation.resume()
             }
         }
         logger.info("stopped")
