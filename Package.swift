@@ -46,7 +46,6 @@ let package = Package(
         .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
         .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
-        .package(url: "https://github.com/swiftcsv/SwiftCSV", from: "0.10.0"),
     ],
     targets: [
         // C: checksums, system calls, system compression libraries. No Swift, no dependencies.
@@ -98,7 +97,6 @@ let package = Package(
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "AsyncHTTPClient", package: "async-http-client"),
                 .product(name: "GRDB", package: "GRDB.swift"),
-                .product(name: "SwiftCSV", package: "SwiftCSV"),
             ],
             swiftSettings: settings
         ),
@@ -112,7 +110,8 @@ let package = Package(
         .executableTarget(
             name: "mdc",
             dependencies: [
-                "MDCModel", "MDCProtocol", "MDCClient", "MDCPipeline", "MDCBroker", arguments, logging, lifecycle, metrics,
+                "MDCModel", "MDCProtocol", "MDCClient", "MDCPipeline", "MDCBroker", arguments, logging, lifecycle,
+                metrics,
                 nio("NIOCore"), nio("NIOPosix"),
             ],
             swiftSettings: settings
@@ -153,7 +152,8 @@ let package = Package(
         .testTarget(
             name: "MDCBrokerTests",
             dependencies: [
-                "MDCBroker", "MDCLog", "MDCProtocol", "MDCModel", "MDCTesting", "CMDCSystem", nio("NIOCore"), nio("NIOPosix"),
+                "MDCBroker", "MDCLog", "MDCProtocol", "MDCModel", "MDCTesting", "CMDCSystem", nio("NIOCore"),
+                nio("NIOPosix"),
                 nio("NIOEmbedded"), logging,
             ],
             swiftSettings: settings

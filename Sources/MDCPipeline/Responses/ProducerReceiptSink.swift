@@ -34,7 +34,9 @@ public struct ProducerReceiptSink: ReceiptSink {
 
     private func record(_ receipt: ProviderReceipt) -> ProducerRecord {
         ProducerRecord(
-            topic: "\(topicPrefix).\(receipt.channel.rawValue)", key: ByteBuffer(string: receipt.recordKey),
-            value: receipt.json())
+            topic: "\(topicPrefix).\(receipt.channel.rawValue)",
+            key: ByteBuffer(string: receipt.recordKey),
+            value: receipt.json()
+        )
     }
 }
