@@ -111,8 +111,7 @@ let package = Package(
             name: "mdc",
             dependencies: [
                 "MDCModel", "MDCProtocol", "MDCClient", "MDCPipeline", "MDCBroker", arguments, logging, lifecycle,
-                metrics,
-                nio("NIOCore"), nio("NIOPosix"),
+                signals, metrics, nio("NIOCore"), nio("NIOPosix"), "TOMLKit",
             ],
             swiftSettings: settings
         ),

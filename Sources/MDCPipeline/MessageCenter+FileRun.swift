@@ -67,6 +67,9 @@ public struct FileRunReport: Codable, Sendable {
     public var open: [String] = []
     /// From the first row to the last end, in seconds.
     public var seconds = 0.0
+    /// Over all lanes, from submission to the end, in milliseconds.
+    public var p50Milliseconds: Int64?
+    public var p99Milliseconds: Int64?
     /// One message with its timeline: one that was tried more than once, if there is one.
     public var example: StoredMessage?
 
@@ -110,7 +113,7 @@ extension MessageCenter {
         let started = SystemTime.now()
         var run = FileRun()
         var chunk: [(line: Int, draft: MessageDraft)] = []
-        for row in try MessageFile.read(path: path, now: started) {
+        for row in try MessageFile.read(path: path, now: started, policies: policies) {
             run.report.rows += 1
             switch row.result {
             case .failure(let problem): run.report.invalid.append(.init(line: row.line, reason: problem.description))
@@ -205,6 +208,8 @@ private struct FileRun {
     mutating func finish(_ store: MessageStore, started: Timestamp) throws -> FileRunReport {
         report.seconds = Double(SystemTime.now() - started) / 1_000
         report.open = pending.sorted()
+        let latencies = outcomes.compactMap { outcome in outcome.finalAt.map { $0 - outcome.createdAt } }.sorted()
+        (report.p50Milliseconds, report.p99Milliseconds) = (latencies.percentile(50), latencies.percentile(99))
         var byLane: [Lane: [MessageStore.Outcome]] = [:]
         for outcome in outcomes {
             byLane[lanes[outcome.id] ?? Lane(channel: outcome.channel, lane: outcome.lane), default: []].append(outcome)

@@ -127,6 +127,9 @@ public final class MessageCenter: Service, Sendable {
         return known
     }
 
+    /// What a message of a channel gets that says nothing itself.
+    var policies: [Channel: RetryPolicy] { configuration.policies }
+
     /// The sink to give to a callback listener of this process.
     public var receipts: any ReceiptSink { ProducerReceiptSink(producer: producer) }
 

@@ -10,6 +10,9 @@ struct MDCCommand: AsyncParsableCommand {
         abstract: "Talks to an MDC or Kafka broker, and runs the message centre.",
         discussion: "Every listing is also given as JSON: -o json. Brokers are named with --bootstrap HOST:PORT.",
         subcommands: [
+            UpCommand.self,
+            SendCommand.self,
+            MessageCommand.self,
             TopicCommand.self,
             GroupCommand.self,
             ConfigCommand.self,

@@ -46,16 +46,18 @@ public enum MessageFile {
     /// - Parameters:
     ///   - format: nil takes it from the name.
     ///   - now: what relative times such as `+30s` are counted from.
+    ///   - policies: what a row that sets a part of its retry policy takes the rest from.
     /// - Throws: ``PipelineError`` if the file cannot be read or its header is not understood.
     public static func read(
         path: String,
         format: Format? = nil,
-        now: Timestamp
+        now: Timestamp,
+        policies: [Channel: RetryPolicy] = [:]
     ) throws(PipelineError) -> MessageFileRows {
         guard let handle = FileHandle(forReadingAtPath: path) else {
             throw PipelineError(.invalidDocument, "cannot read '\(path)'; does it exist, and may it be read?")
         }
-        let rows = MessageFileRows(handle: handle, format: format ?? Format(path: path), now: now)
+        let rows = MessageFileRows(handle: handle, format: format ?? Format(path: path), now: now, policies: policies)
         try rows.readHeader(path: path)
         return rows
     }
@@ -68,6 +70,7 @@ public final class MessageFileRows: Sequence, IteratorProtocol {
 
     private let handle: FileHandle
     private let now: Timestamp
+    private let policies: [Channel: RetryPolicy]
     private var csv: CSVParser?
     private var reader: MessageRowReader?
     private var waiting: [MessageFile.Row] = []
@@ -79,9 +82,10 @@ public final class MessageFileRows: Sequence, IteratorProtocol {
     private var isOverlong = false
     private var headerProblem: String?
 
-    fileprivate init(handle: FileHandle, format: MessageFile.Format, now: Timestamp) {
+    fileprivate init(handle: FileHandle, format: MessageFile.Format, now: Timestamp, policies: [Channel: RetryPolicy]) {
         self.handle = handle
         self.now = now
+        self.policies = policies
         csv = format == .csv ? CSVParser() : nil
     }
 
@@ -123,7 +127,7 @@ public final class MessageFileRows: Sequence, IteratorProtocol {
         case (nil, .success(let names)):
             guard headerProblem == nil else { return }
             do {
-                reader = try MessageRowReader(header: names, now: now)
+                reader = try MessageRowReader(header: names, now: now, policies: policies)
             } catch {
                 headerProblem = "line \(row.line): \(error)"
             }
@@ -182,9 +186,11 @@ private struct MessageRowReader {
 
     private let names: [String]
     private let now: Timestamp
+    private let policies: [Channel: RetryPolicy]
 
-    init(header: [String], now: Timestamp) throws(CSVParser.Problem) {
+    init(header: [String], now: Timestamp, policies: [Channel: RetryPolicy]) throws(CSVParser.Problem) {
         self.now = now
+        self.policies = policies
         names = header.map { $0.trimmingCharacters(in: .whitespaces).lowercased() }
         let known = Self.requiredColumns + Self.optionalColumns
         for (index, name) in names.enumerated() {
@@ -238,7 +244,7 @@ private struct MessageRowReader {
         draft.feedbackURL = value("feedback_url")
         draft.sendAt = try time("send_at", value("send_at"))
         draft.expiresAt = try time("expires_at", value("expires_at"))
-        draft.retryPolicy = try retryPolicy(value)
+        draft.retryPolicy = try retryPolicy(channel, value)
         return draft
     }
 
@@ -250,12 +256,15 @@ private struct MessageRowReader {
         return data
     }
 
-    private func retryPolicy(_ value: (String) -> String?) throws(MessageFile.RowProblem) -> RetryPolicy? {
+    private func retryPolicy(
+        _ channel: Channel,
+        _ value: (String) -> String?
+    ) throws(MessageFile.RowProblem) -> RetryPolicy? {
         let attempts = value("attempts_max")
         let backoff = value("backoff")
         let timeout = value("receipt_timeout")
         guard attempts != nil || backoff != nil || timeout != nil else { return nil }
-        var policy = RetryPolicy()
+        var policy = policies[channel] ?? RetryPolicy()
         if let attempts {
             guard let count = Int(attempts), count > 0 else {
                 throw problem("attempts_max", "'\(attempts)' is not a whole number of at least 1")

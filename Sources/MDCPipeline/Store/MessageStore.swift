@@ -32,6 +32,21 @@ public final class MessageStore: Sendable {
         }
     }
 
+    /// Opens the file of a centre that may be at work, to ask it and nothing else.
+    ///
+    /// - Throws: ``PipelineError`` with code `store`.
+    public init(readingFrom path: String) throws(PipelineError) {
+        do {
+            var configuration = Configuration()
+            configuration.readonly = true
+            configuration.maximumReaderCount = 1
+            configuration.busyMode = .timeout(5)
+            pool = try DatabasePool(path: path, configuration: configuration)
+        } catch {
+            throw PipelineError(.store, "cannot read the message store at \(path)", cause: error)
+        }
+    }
+
     /// Closes the file. No call may follow.
     public func close() {
         try? pool.close()

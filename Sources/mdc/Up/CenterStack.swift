@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Logging
+import MDCBroker
+import MDCClient
+import MDCPipeline
+import NIOCore
+import NIOPosix
+import ServiceLifecycle
+
+/// The message centre with its callback listener and simulated providers, over the broker of the same process.
+///
+/// A `Service` that runs beside the broker and ends before it: the centre still commits while it stops.
+struct CenterStack: Service {
+    /// Where everything can be reached.
+    struct Addresses: Sendable {
+        var broker: Broker.Addresses
+        var callbacks: HostPort
+    }
+
+    let broker: Broker
+    let settings: UpSettings
+    let logger: Logger
+    /// Called once everything is at work; when it returns true the whole process stops.
+    let whenReady: @Sendable (MessageCenter, Addresses) async throws -> Bool
+
+    func run() async throws {
+        // Without an address the broker stopped before it served; it tells why itself.
+        guard let addresses = await broker.whenReady() else { return }
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: System.coreCount)
+        do {
+            try await work(addresses, group)
+        } catch {
+            try? await group.shutdownGracefully()
+            throw error
+        }
+        try await group.shutdownGracefully()
+    }
+
+    private func work(_ addresses: Broker.Addresses, _ group: any EventLoopGroup) async throws {
+        let client = ClientConfiguration(bootstrapServers: ["\(addresses.advertised)"], clientID: "mdc-center")
+        var producing = ProducerConfiguration(client: client)
+        producing.linger = .zero
+        let producer = try Producer(producing, eventLoopGroup: group, logger: logger)
+        let providers: SimulatedProviders
+        do {
+            providers = try await SimulatedProviders(
+                .init(
+                    behavior: settings.simulator,
+                    requestTimeout: settings.requestTimeout,
+                    listenerHost: settings.callbacks.host,
+                    listenerPort: settings.callbacks.port
+                ),
+                receipts: ProducerReceiptSink(producer: producer),
+                group: group,
+                logger: logger
+            )
+        } catch {
+            try? await producer.close()
+            throw error
+        }
+        do {
+            try await serve(client, producer, providers, addresses, group)
+        } catch {
+            await providers.shutdown()
+            throw error
+        }
+        await providers.shutdown()
+    }
+
+    private func serve(
+        _ client: ClientConfiguration,
+        _ producer: Producer,
+        _ providers: SimulatedProviders,
+        _ addresses: Broker.Addresses,
+        _ group: any EventLoopGroup
+    ) async throws {
+        let center = try MessageCenter(
+            MessageCenterConfiguration(
+                client: client,
+                storePath: settings.storePath,
+                validation: MessageValidator.Configuration(lanes: settings.lanes),
+                policies: settings.policies,
+                sessionTimeout: settings.sessionTimeout
+            ),
+            providers: providers.providers,
+            producer: producer,
+            eventLoopGroup: group,
+            logger: logger
+        )
+        let all = Addresses(
+            broker: addresses,
+            callbacks: HostPort(host: settings.callbacks.host, port: providers.callbackPort)
+        )
+        try await withThrowingTaskGroup(of: Step.self) { tasks in
+            tasks.addTask {
+                try await center.run()
+                return .centerEnded
+            }
+            tasks.addTask {
+                try await center.whenReady()
+                return try await whenReady(center, all) ? .jobDone : .nothingToDo
+            }
+            do {
+                while let step = try await tasks.next() {
+                    if step == .centerEnded { tasks.cancelAll() }
+                    if step == .jobDone { center.stop() }
+                }
+            } catch {
+                center.stop()
+                tasks.cancelAll()
+                throw error
+            }
+        }
+    }
+
+    /// What ended.
+    private enum Step {
+        /// The centre: it was told to stop.
+        case centerEnded
+        /// What was to be done once everything was ready; the process has no other purpose.
+        case jobDone
+        /// The announcement; now the centre works until it is told to stop.
+        case nothingToDo
+    }
+}
