@@ -8,6 +8,6 @@ struct MDCBrokerCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "mdc-broker",
         abstract: "A durable broker that speaks the Kafka protocol.",
-        subcommands: [RunCommand.self]
+        subcommands: [RunCommand.self, CheckCommand.self, DumpLogCommand.self]
     )
 }

@@ -75,7 +75,7 @@ struct RunCommand: AsyncParsableCommand {
             try await group.run()
         } catch let error as BrokerError {
             await announcement
-            Self.say("mdc-broker: \(error)\n", to: STDERR_FILENO)
+            Console.error("mdc-broker: \(error)")
             throw ExitCode(1)
         }
         await announcement
@@ -85,13 +85,7 @@ struct RunCommand: AsyncParsableCommand {
         guard let addresses = await broker.whenReady() else { return }
         var line = "ready listen=\(addresses.listen) advertised=\(addresses.advertised)"
         if let http = addresses.http { line += " http=\(http)" }
-        Self.say(line + "\n", to: STDOUT_FILENO)
-    }
-
-    /// Writes at once, whatever the stream is connected to.
-    private static func say(_ text: String, to descriptor: Int32) {
-        let bytes = Array(text.utf8)
-        _ = bytes.withUnsafeBytes { write(descriptor, $0.baseAddress, $0.count) }
+        Console.line(line)
     }
 
     private func settings() throws(BrokerError) -> BrokerConfiguration {
