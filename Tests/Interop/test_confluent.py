@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """confluent-kafka (librdkafka 2.16, from PyPI) against a fresh node."""
 
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -326,6 +328,31 @@ class Crashes(WithBroker):
         committed = again.committed([TopicPartition("positions", 0)], timeout=30)
         self.assertEqual(committed[0].offset, 60)
         again.close()
+
+    def test_a_topic_whose_creation_was_cut_off_is_finished_at_the_next_start(self):
+        """The metadata has the topic, but SIGKILL came before its folders had their ids, or before there were folders."""
+        self.create("cut", 3)
+        self.broker.kill()
+        os.remove(os.path.join(self.broker.data, "cut-0", "partition.metadata"))
+        for name in os.listdir(os.path.join(self.broker.data, "cut-1")):
+            os.remove(os.path.join(self.broker.data, "cut-1", name))
+        shutil.rmtree(os.path.join(self.broker.data, "cut-2"))
+        for _ in range(2):
+            self.broker.start()
+            values = [str(number).encode() for number in range(30)]
+            placed = produce(self.broker, "cut", values, key=str)
+            self.assertEqual({partition for partition, _ in placed}, {0, 1, 2})
+            self.broker.kill()
+
+    def test_a_folder_with_records_and_no_topic_id_is_refused_not_emptied(self):
+        self.create("kept", 1)
+        produce(self.broker, "kept", [b"x"])
+        self.broker.kill()
+        os.remove(os.path.join(self.broker.data, "kept-0", "partition.metadata"))
+        with self.assertRaises(AssertionError):
+            self.broker.start()
+        log = os.path.join(self.broker.data, "kept-0", "00000000000000000000.log")
+        self.assertGreater(os.path.getsize(log), 61)
 
     def test_sigterm_stops_cleanly_and_restart_needs_no_recovery(self):
         self.create("clean", 1)

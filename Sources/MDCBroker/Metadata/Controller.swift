@@ -117,6 +117,14 @@ final class Controller: Sendable {
         }
     }
 
+    /// Removes an empty folder without a topic's id: the node was killed between making the folder and writing the id.
+    /// The metadata has the topic since before that, so the folder is made anew.
+    private func removeUnfinished(_ name: TopicPartition) throws(LogError) {
+        guard let log = logs.partition(name), log.topicID == .zero, log.logEndOffset == 0 else { return }
+        logger.info("a folder whose creation was interrupted is made anew", metadata: ["partition": "\(name)"])
+        try logs.deletePartition(name)
+    }
+
     /// Opens or makes the logs of a topic's partitions from `first` on and puts them into service.
     private func serve(_ topic: TopicImage, from first: Int) throws(LogError) {
         let settings = TopicSettings.settings(topic.configs, defaults: configuration.topicDefaults)
@@ -125,6 +133,7 @@ final class Controller: Sendable {
             guard image.leader == configuration.nodeID else { continue }
             let name = TopicPartition(topic: topic.name, partition: PartitionID(Int32(index)))
             let log: PartitionLog
+            try removeUnfinished(name)
             if let known = logs.partition(name) {
                 guard known.topicID == topic.id else {
                     throw LogError(
