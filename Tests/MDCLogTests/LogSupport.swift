@@ -36,8 +36,10 @@ final class TemporaryFolder: Sendable {
         try POSIXFileSystem().list("\(path)/\(folder)").map(\.name).sorted()
     }
 
-    func bytes(_ name: String) throws -> [UInt8] {
-        let file = try POSIXFileSystem().open("\(path)/\(name)", [])
+    func bytes(_ name: String) throws -> [UInt8] { try Self.bytes(at: "\(path)/\(name)") }
+
+    static func bytes(at path: String) throws -> [UInt8] {
+        let file = try POSIXFileSystem().open(path, [])
         var bytes = [UInt8](repeating: 0, count: try file.size())
         let count = try bytes.withUnsafeMutableBytes { try file.read(into: $0, at: 0) }
         return Array(bytes.prefix(count))
@@ -61,6 +63,12 @@ final class TemporaryFolder: Sendable {
         let other = TemporaryFolder()
         try Self.copy(path, other.path)
         return other
+    }
+
+    /// Copies a folder from elsewhere into this one.
+    func insertCopy(of folder: String, as name: String) throws {
+        try POSIXFileSystem().makeDirectory("\(path)/\(name)")
+        try Self.copy(folder, "\(path)/\(name)")
     }
 
     private static func copy(_ from: String, _ to: String) throws {

@@ -53,10 +53,13 @@ struct PartitionLoader {
         let firstBase = progress.segments[0].baseOffset
         let start = max(logStart ?? checkpoint?.logStartOffset ?? firstBase, firstBase)
         loadEpochs(&progress)
-        let durable = max(checkpoint?.recoveryOffset ?? 0, recoveryPoint ?? 0)
+        var durable = max(checkpoint?.recoveryOffset ?? 0, recoveryPoint ?? 0)
         var isRecovered = true
         if isClean, try openClean(&progress) {
             isRecovered = false
+            // Who closed the folder in order has synced it, also where no recovery point came with it. A point before the
+            // end would let a later recovery take the gaps of a compaction for losses.
+            durable = progress.end
             try loadProducers(&progress, from: start, mayAssumeNone: true)
         } else {
             try recover(&progress, durable: durable, start: start)
