@@ -259,6 +259,7 @@ public final class Broker: Service {
             let groups = services.groups
             controller.whenDeleted { groups.topicsDeleted($0) }
             groups.start()
+            services.transactions.start()
             return services
         } catch {
             try? logs.close()
@@ -339,6 +340,7 @@ public final class Broker: Service {
         _ blocking: NIOThreadPool
     ) async {
         await listener.close()
+        services.transactions.stop()
         services.groups.stop()
         for connection in server.allConnections { connection.onLoop { $0.drain() } }
         let deadline = mdc_monotonic_ns() + UInt64(configuration.shutdownTimeoutMilliseconds) * 1_000_000
@@ -445,6 +447,14 @@ public final class Broker: Service {
             groups.groupsByState.sorted { $0.key < $1.key }.map { ("state=\"\($0.key)\"", String($0.value)) }
         )
         report.add("mdc_group_members", "gauge", "Members of groups.", groups.members)
+        let transactions = services.transactions.counts()
+        report.add(
+            "mdc_transactional_ids",
+            "gauge",
+            "Transactional ids, by state of their transaction.",
+            transactions.sorted { $0.key.rawValue < $1.key.rawValue }
+                .map { ("state=\"\($0.key.name)\"", String($0.value)) }
+        )
         report.add(
             "mdc_start_time_seconds",
             "gauge",

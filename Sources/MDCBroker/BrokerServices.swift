@@ -20,6 +20,7 @@ final class BrokerServices: Sendable {
     /// For what blocks: cold reads, loading.
     let blocking: NIOThreadPool
     let groups: GroupCoordinatorService
+    let transactions: TransactionCoordinatorService
     let fetchSessions: Mutex<FetchSessionCache>
     /// Id of the data folder.
     let directoryID: KafkaUUID
@@ -59,6 +60,13 @@ final class BrokerServices: Sendable {
         )
         internalTopics = access
         groups = GroupCoordinatorService(access: access, settings: configuration.groupSettings, logger: logger)
+        transactions = TransactionCoordinatorService(
+            access: access,
+            node: BrokerTransactionNode(partitions: partitions, controller: controller, groups: groups),
+            settings: configuration.transactionSettings,
+            logger: logger
+        )
+        groups.prepareTransactions = { [transactions] in transactions.prepare($0) }
     }
 
     private let internalTopics: BrokerInternalTopics
@@ -117,7 +125,7 @@ final class BrokerInternalTopics: InternalTopicAccess {
         let count: Int32
         if topic == .transactionState {
             count = configuration.transactionTopicPartitions
-            configs["segment.bytes"] = String(100 << 20)
+            configs["segment.bytes"] = String(configuration.transactionTopicSegmentBytes)
         } else {
             count = configuration.offsetsTopicPartitions
         }

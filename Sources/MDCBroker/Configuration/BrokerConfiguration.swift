@@ -130,6 +130,16 @@ public struct BrokerConfiguration: Sendable {
     public var offsetsTopicSegmentBytes = 100 << 20
     /// Partitions of `__transaction_state`.
     public var transactionTopicPartitions: Int32 = 50
+    /// Bytes of a segment of `__transaction_state`.
+    public var transactionTopicSegmentBytes = 100 << 20
+    /// `transaction.max.timeout.ms`.
+    public var transactionMaxTimeout: Int32 = 900_000
+    /// `transactional.id.expiration.ms`.
+    public var transactionalIDExpiration: Int64 = 604_800_000
+    /// `transaction.remove.expired.transaction.cleanup.interval.ms`.
+    public var transactionalIDExpirationCheckInterval: Int64 = 3_600_000
+    /// `transaction.partition.verification.enable`.
+    public var verifiesTransactionPartitions = true
     /// `group.min.session.timeout.ms`.
     public var groupMinSessionTimeout: Int32 = 6_000
     /// `group.max.session.timeout.ms`.
@@ -209,6 +219,16 @@ public struct BrokerConfiguration: Sendable {
             return "this version runs single nodes: leave --voters out, or name this node alone"
         }
         return topicDefaults.problem
+    }
+
+    /// The settings of the transaction coordinator.
+    var transactionSettings: TransactionSettings {
+        var settings = TransactionSettings()
+        settings.maxTimeout = transactionMaxTimeout
+        settings.expiration = transactionalIDExpiration
+        settings.expirationCheckInterval = transactionalIDExpirationCheckInterval
+        settings.verifiesPartitions = verifiesTransactionPartitions
+        return settings
     }
 
     /// The settings of the group coordinator.

@@ -354,6 +354,39 @@ public enum BrokerSettings {
             "Partitions of __transaction_state, at its creation."
         ),
         integer(
+            "transaction.state.log.segment.bytes",
+            .int,
+            \.transactionTopicSegmentBytes,
+            1 << 20...1 << 30,
+            "Bytes of a segment of __transaction_state, at its creation."
+        ),
+        integer(
+            "transaction.max.timeout.ms",
+            .int,
+            \.transactionMaxTimeout,
+            1...Int32.max,
+            "The longest timeout that a producer may ask for its transactions."
+        ),
+        integer(
+            "transactional.id.expiration.ms",
+            .int,
+            \.transactionalIDExpiration,
+            1...Int64(Int32.max),
+            "How long an unused transactional id is remembered."
+        ),
+        integer(
+            "transaction.remove.expired.transaction.cleanup.interval.ms",
+            .int,
+            \.transactionalIDExpirationCheckInterval,
+            1...Int64(Int32.max),
+            "Milliseconds between looks for expired transactional ids."
+        ),
+        boolean(
+            "transaction.partition.verification.enable",
+            \.verifiesTransactionPartitions,
+            "Whether a write into a transaction is checked with its coordinator."
+        ),
+        integer(
             "group.min.session.timeout.ms",
             .int,
             \.groupMinSessionTimeout,

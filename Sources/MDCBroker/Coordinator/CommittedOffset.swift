@@ -53,14 +53,36 @@ struct OffsetChange: Equatable, Sendable {
 struct OffsetStore: Equatable, Sendable {
     /// By group, topic and partition. A group or topic without offsets has no entry.
     private(set) var groups: [String: [String: [Int32: CommittedOffset]]] = [:]
+    /// What transactions that are not decided want to commit.
+    private(set) var pending = PendingOffsets()
 
     subscript(group: String, topic: String, partition: Int32) -> CommittedOffset? {
         groups[group]?[topic]?[partition]
     }
 
-    func hasOffsets(_ group: String) -> Bool { groups[group] != nil }
+    func hasOffsets(_ group: String) -> Bool { groups[group] != nil || pending.contains(group: group) }
 
+    /// Applies a change that is no part of a transaction.
     mutating func apply(_ change: OffsetChange) {
+        if !pending.isEmpty {
+            if change.value == nil {
+                pending.remove(group: change.group, topic: change.topic, partition: change.partition)
+            } else {
+                pending.outdate(group: change.group, topic: change.topic, partition: change.partition)
+            }
+        }
+        set(change)
+    }
+
+    /// Keeps a change until the transaction of `producer` ends.
+    mutating func hold(_ change: OffsetChange, of producer: Int64) { pending.hold(change, of: producer) }
+
+    /// Ends the transaction of `producer`.
+    mutating func endTransaction(of producer: Int64, isCommit: Bool) {
+        for change in pending.end(producer, isCommit: isCommit) { set(change) }
+    }
+
+    private mutating func set(_ change: OffsetChange) {
         if let value = change.value {
             groups[change.group, default: [:]][change.topic, default: [:]][change.partition] = value
             return
@@ -83,5 +105,13 @@ struct OffsetStore: Equatable, Sendable {
             }
         }
         return changes
+    }
+
+    /// The removal of offsets of `group` that only undecided transactions know, for which `condition` holds.
+    func pendingRemovals(of group: String, where condition: (_ topic: String) -> Bool = { _ in true }) -> [OffsetChange]
+    {
+        pending.places(of: group)
+            .filter { condition($0.topic) && self[group, $0.topic, $0.partition] == nil }
+            .map { OffsetChange(group: group, topic: $0.topic, partition: $0.partition, value: nil) }
     }
 }

@@ -42,6 +42,14 @@ enum GroupEvent: Sendable {
     case heartbeat(HeartbeatRequest)
     case leave(LeaveGroupRequest)
     case commitOffsets(OffsetCommitRequest, RequestOrigin)
+    /// Names the coming commit of a producer, so that no end of its transaction gets in between.
+    case beginTransactionalCommit(ProducerIdentity)
+    /// Offsets of a transaction; the last is what the event before answered.
+    case commitTransactionalOffsets(TxnOffsetCommitRequest, RequestOrigin, ticket: UInt64)
+    /// The commit that was announced will not come.
+    case dropTransactionalCommit(ProducerIdentity, ticket: UInt64)
+    /// A transaction ends.
+    case endTransaction(TransactionEndMarker)
     /// The offsets of one group; nil topics ask for all.
     case fetchOffsets(OffsetFetchRequest.OffsetFetchRequestGroup, requireStable: Bool)
     case deleteOffsets(OffsetDeleteRequest)
@@ -61,6 +69,8 @@ enum GroupResponse: Equatable, Sendable {
     case heartbeat(HeartbeatResponse)
     case leave(LeaveGroupResponse)
     case commitOffsets(OffsetCommitResponse)
+    case transactionalCommitBegun(ticket: UInt64)
+    case commitTransactionalOffsets(TxnOffsetCommitResponse)
     case fetchOffsets(OffsetFetchResponse.OffsetFetchResponseGroup)
     case deleteOffsets(OffsetDeleteResponse)
     case describe(DescribeGroupsResponse.DescribedGroup)
@@ -81,10 +91,21 @@ struct CoordinatorAnswer: Equatable, Sendable {
     var waitsForCommit: Bool
 }
 
+/// What kind of batch a step's records become.
+enum CoordinatorBatch: Equatable, Sendable {
+    case plain
+    /// Part of a producer's transaction.
+    case transactional(ProducerIdentity)
+    /// No records: the end of a producer's transaction.
+    case marker(TransactionEndMarker)
+}
+
 /// What a step of a coordinator wants done: append `records` as one batch, then, once they are committed, send `answers`.
 struct CoordinatorResult: Equatable, Sendable {
     /// In order; appended as one batch, so that a step is on the log whole or not at all.
     var records: [CoordinatorRecord] = []
+    /// As what.
+    var batch = CoordinatorBatch.plain
     /// Committed offsets that change. They are applied by ``GroupCoordinatorShard/apply(_:)`` after the append, so that a
     /// refused append needs no undoing.
     var offsetChanges: [OffsetChange] = []

@@ -162,11 +162,8 @@ extension GroupCoordinatorService {
         switch request.keyType {
         case 0: prepare { answer($0, nil) }
         case 1:
-            let topic = InternalTopic.transactionState
-            if access.partitionCount(of: topic) != nil { return answer(.none, nil) }
-            access.create(topic) { result in
-                if case .success = result { answer(.none, nil) } else { answer(.coordinatorNotAvailable, nil) }
-            }
+            guard let prepareTransactions else { return answer(.coordinatorNotAvailable, nil) }
+            prepareTransactions { answer($0, nil) }
         default:
             answer(
                 .invalidRequest,

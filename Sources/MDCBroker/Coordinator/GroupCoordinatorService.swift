@@ -14,6 +14,7 @@ final class GroupCoordinatorService: Sendable {
     private let logger: Logger
     /// One per partition of `__consumer_offsets`; empty while that does not exist.
     private let shards = Mutex<[GroupShardRuntime]>([])
+    private let transactionPreparation = Mutex<(@Sendable (@escaping @Sendable (ErrorCode) -> Void) -> Void)?>(nil)
 
     init(access: any InternalTopicAccess, settings: GroupSettings, logger: Logger) {
         self.access = access
@@ -48,6 +49,12 @@ final class GroupCoordinatorService: Sendable {
 
     private var allShards: [GroupShardRuntime] { shards.withLock { $0 } }
 
+    /// Sees to it that there are transaction coordinators; set where the node has any.
+    var prepareTransactions: (@Sendable (@escaping @Sendable (ErrorCode) -> Void) -> Void)? {
+        get { transactionPreparation.withLock { $0 } }
+        set { transactionPreparation.withLock { $0 = newValue } }
+    }
+
     // MARK: Placement
 
     /// The partition that `groupID` lives in.
@@ -73,6 +80,13 @@ final class GroupCoordinatorService: Sendable {
 
     /// Whether any group can exist at all.
     var hasShards: Bool { shards.withLock { !$0.isEmpty } }
+
+    /// Sends an event to the shard of a partition of `__consumer_offsets`.
+    func submit(toPartition partition: Int32, _ event: GroupEvent, _ completion: @escaping GroupCompletion) {
+        let shard = shards.withLock { $0.indices.contains(Int(partition)) ? $0[Int(partition)] : nil }
+        guard let shard else { return completion(.failed(.unknownTopicOrPartition)) }
+        shard.submit(event, completion)
+    }
 
     /// Sees to it that `__consumer_offsets` exists, then calls `done` with an error code.
     func prepare(_ done: @escaping @Sendable (ErrorCode) -> Void) {

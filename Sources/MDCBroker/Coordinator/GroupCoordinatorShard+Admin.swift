@@ -64,7 +64,8 @@ extension GroupCoordinatorShard {
                 )
             )
         }
-        for groupID in offsets.groups.keys where classicGroups[groupID] == nil && consumerGroups[groupID] == nil {
+        for groupID in offsets.pending.groups.union(offsets.groups.keys)
+        where classicGroups[groupID] == nil && consumerGroups[groupID] == nil {
             groups.append(
                 .init(
                     groupId: groupID,
@@ -88,7 +89,7 @@ extension GroupCoordinatorShard {
         if let group = consumerGroups[groupID], !group.members.isEmpty {
             return out.answer(token, .delete(.nonEmptyGroup))
         }
-        remove(offsets.removals(of: groupID), &out)
+        remove(offsets.removals(of: groupID) + offsets.pendingRemovals(of: groupID), &out)
         if classicGroups.removeValue(forKey: groupID) != nil {
             out.records.append(.classicGroup(groupID, nil))
             out.changesGroups = true

@@ -93,19 +93,26 @@ extension GroupCoordinatorShard {
             }
         }
         let stored = offsets.groups[request.groupId] ?? [:]
+        let isUnstable = { (topic: String, partition: Int32) in
+            requireStable && offsets.pending.contains(group: request.groupId, topic: topic, partition: partition)
+        }
         if let topics = request.topics {
             response.topics = topics.map { topic in
                 .init(
                     name: topic.name,
                     topicId: topic.topicId,
-                    partitions: topic.partitionIndexes.map { Self.fetched($0, stored[topic.name]?[$0]) }
+                    partitions: topic.partitionIndexes.map {
+                        Self.fetched($0, stored[topic.name]?[$0], isUnstable: isUnstable(topic.name, $0))
+                    }
                 )
             }
         } else {
             response.topics = stored.sorted { $0.key < $1.key }.map { topic, partitions in
                 .init(
                     name: topic,
-                    partitions: partitions.sorted { $0.key < $1.key }.map { Self.fetched($0.key, $0.value) }
+                    partitions: partitions.sorted { $0.key < $1.key }.map {
+                        Self.fetched($0.key, $0.value, isUnstable: isUnstable(topic, $0.key))
+                    }
                 )
             }
         }
@@ -114,9 +121,19 @@ extension GroupCoordinatorShard {
 
     private static func fetched(
         _ partition: Int32,
-        _ value: CommittedOffset?
+        _ value: CommittedOffset?,
+        isUnstable: Bool
     ) -> OffsetFetchResponse.OffsetFetchResponsePartitions {
-        .init(
+        // A transaction that is not decided may still change it; the client asks again.
+        if isUnstable {
+            return .init(
+                partitionIndex: partition,
+                committedOffset: -1,
+                metadata: "",
+                errorCode: ErrorCode.unstableOffsetCommit.rawValue
+            )
+        }
+        return .init(
             partitionIndex: partition,
             committedOffset: value?.offset ?? -1,
             committedLeaderEpoch: value?.leaderEpoch ?? -1,
@@ -152,7 +169,10 @@ extension GroupCoordinatorShard {
                 )
             )
             guard !isSubscribed else { continue }
-            for partition in topic.partitions where offsets[groupID, topic.name, partition.partitionIndex] != nil {
+            for partition in topic.partitions
+            where offsets[groupID, topic.name, partition.partitionIndex] != nil
+                || offsets.pending.contains(group: groupID, topic: topic.name, partition: partition.partitionIndex)
+            {
                 remove(
                     [OffsetChange(group: groupID, topic: topic.name, partition: partition.partitionIndex)],
                     &out
@@ -166,6 +186,9 @@ extension GroupCoordinatorShard {
     mutating func topicsDeleted(_ names: Set<String>, _ token: RequestToken, _ out: inout CoordinatorResult) {
         for group in offsets.groups.keys.sorted() {
             remove(offsets.removals(of: group) { topic, _ in names.contains(topic) }, &out)
+        }
+        for group in offsets.pending.groups.sorted() {
+            remove(offsets.pendingRemovals(of: group) { names.contains($0) }, &out)
         }
         out.answer(token, .done(.none))
     }
@@ -190,7 +213,7 @@ extension GroupCoordinatorShard {
             let expired = expiredOffsets(of: groupID, now)
             remove(expired, &out)
             let all = offsets.groups[groupID]?.values.reduce(0) { $0 + $1.count } ?? 0
-            if expired.count == all { dropIfUnused(groupID, &out) }
+            if expired.count == all && !offsets.pending.contains(group: groupID) { dropIfUnused(groupID, &out) }
         }
     }
 
@@ -213,6 +236,8 @@ extension GroupCoordinatorShard {
             }
             return now.wall - since >= settings.offsetsRetention
         }
+        // What a transaction is about to change is in use.
+        .filter { !offsets.pending.contains(group: groupID, topic: $0.topic, partition: $0.partition) }
     }
 
     private mutating func dropIfUnused(_ groupID: String, _ out: inout CoordinatorResult) {

@@ -6,17 +6,21 @@ import MDCProtocol
 /// Rebuilding a shard from its records.
 extension GroupCoordinatorShard {
     /// Applies one record of the log, in order. Throws where it cannot be read; the caller decides whether to go on.
-    mutating func replay(_ record: CoordinatorRecord, now: CoordinatorTime) throws(ProtocolError) {
+    /// `producer`: whose transaction it is part of.
+    mutating func replay(
+        _ record: CoordinatorRecord,
+        producer: Int64? = nil,
+        now: CoordinatorTime
+    ) throws(ProtocolError) {
         switch try GroupRecord(record) {
         case .offset(let key, let value):
-            offsets.apply(
-                OffsetChange(
-                    group: key.group,
-                    topic: key.topic,
-                    partition: key.partition,
-                    value: value.map(CommittedOffset.init)
-                )
+            let change = OffsetChange(
+                group: key.group,
+                topic: key.topic,
+                partition: key.partition,
+                value: value.map(CommittedOffset.init)
             )
+            if let producer { offsets.hold(change, of: producer) } else { offsets.apply(change) }
         case .classicGroup(let groupID, let value):
             classicGroups[groupID] = value.map { ClassicGroup(id: groupID, $0, now: now) }
             reschedule(groupID)
@@ -27,6 +31,11 @@ extension GroupCoordinatorShard {
         case .currentMember(let key, let value): replayCurrent(key, value, now)
         case .other: break
         }
+    }
+
+    /// Applies the end of a transaction that is on the log.
+    mutating func replayEnd(ofTransactionOf producer: Int64, isCommit: Bool) {
+        offsets.endTransaction(of: producer, isCommit: isCommit)
     }
 
     /// Ends the loading: sessions start now. A member that died with the broker is found out by its session timeout.

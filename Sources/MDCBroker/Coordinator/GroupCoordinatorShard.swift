@@ -19,6 +19,8 @@ struct GroupCoordinatorShard: Sendable {
     var random: SplitMix64
     /// When offsets are next looked through for expired ones, on the monotonic clock.
     var nextExpiryCheck: Int64
+    /// Commits of transactions that are about to come.
+    var tickets = TransactionTickets()
     /// The topics there are: what subscriptions are resolved against.
     var topics: GroupTopicImage
 
@@ -45,6 +47,18 @@ struct GroupCoordinatorShard: Sendable {
             out.answer(token, .heartbeat(HeartbeatResponse(errorCode: code.rawValue)), waitsForCommit: false)
         case .leave(let request): leave(request, token, now, &out)
         case .commitOffsets(let request, let origin): commitOffsets(request, origin, token, now, &out)
+        case .beginTransactionalCommit(let producer):
+            out.answer(
+                token,
+                .transactionalCommitBegun(ticket: tickets.issue(to: producer.id)),
+                waitsForCommit: false
+            )
+        case .commitTransactionalOffsets(let request, let origin, let ticket):
+            commitTransactionalOffsets(request, origin, ticket, token, now, &out)
+        case .dropTransactionalCommit(let producer, let ticket):
+            tickets.giveBack(ticket, of: producer.id)
+            out.answer(token, .done(.none), waitsForCommit: false)
+        case .endTransaction(let marker): endTransaction(marker, token, &out)
         case .fetchOffsets(let group, let requireStable):
             out.answer(token, .fetchOffsets(fetchOffsets(group, requireStable: requireStable)))
         case .deleteOffsets(let request): deleteOffsets(request, token, &out)
@@ -72,7 +86,11 @@ struct GroupCoordinatorShard: Sendable {
 
     /// Applies the offset changes of a result whose records are on the log.
     mutating func apply(_ result: CoordinatorResult) {
-        for change in result.offsetChanges { offsets.apply(change) }
+        switch result.batch {
+        case .plain: for change in result.offsetChanges { offsets.apply(change) }
+        case .transactional(let producer): for change in result.offsetChanges { offsets.hold(change, of: producer.id) }
+        case .marker(let marker): offsets.endTransaction(of: marker.producer.id, isCommit: marker.isCommit)
+        }
     }
 
     /// Answers everyone who waits, before the shard is thrown away.

@@ -116,9 +116,9 @@ final class GroupShardRuntime: Sendable {
         _ followUp: inout FollowUp,
         _ now: CoordinatorTime
     ) {
-        if !result.records.isEmpty {
+        if !result.records.isEmpty || result.batch != .plain {
             do {
-                state.appendedEnd = try append(result.records, &state, now)
+                state.appendedEnd = try append(result, &state, now)
                 followUp.appendedEnd = state.appendedEnd
                 state.shard?.apply(result)
             } catch {
@@ -138,12 +138,24 @@ final class GroupShardRuntime: Sendable {
     }
 
     private func append(
-        _ records: [CoordinatorRecord],
+        _ result: CoordinatorResult,
         _ state: inout State,
         _ now: CoordinatorTime
     ) throws(CoordinatorStorageError) -> Offset {
+        state.builder.settings.isTransactional = false
+        state.builder.settings.producerID = .none
+        state.builder.settings.producerEpoch = -1
+        switch result.batch {
+        case .plain: break
+        case .transactional(let producer):
+            state.builder.settings.isTransactional = true
+            state.builder.settings.producerID = ProducerID(producer.id)
+            state.builder.settings.producerEpoch = producer.epoch
+        case .marker(let marker):
+            return try access.append(marker.batch(at: now.wall), to: .consumerOffsets, partition: partition)
+        }
         state.builder.reset()
-        for record in records { state.builder.append(key: record.key, value: record.value, timestamp: now.wall) }
+        for record in result.records { state.builder.append(key: record.key, value: record.value, timestamp: now.wall) }
         let batch: ByteBuffer
         do {
             batch = try state.builder.build()
@@ -178,6 +190,7 @@ final class GroupShardRuntime: Sendable {
         case .notLeaderOrFollower, .kafkaStorageError, .fencedLeaderEpoch: .notCoordinator
         case .messageTooLarge, .recordListTooLarge, .invalidFetchSize: .unknownServerError
         case .unknownServerError: .unknownServerError
+        case .invalidProducerEpoch, .invalidTxnState, .transactionCoordinatorFenced: code
         default: .coordinatorNotAvailable
         }
     }
@@ -295,11 +308,16 @@ final class GroupShardRuntime: Sendable {
             var iterator = RecordBatchIterator(part.batches)
             while let batch = try iterator.next() {
                 let reader = try batch.reader()
-                if reader.header.attributes.isControl { continue }
+                let producer = reader.header.attributes.isTransactional ? reader.header.producerID.rawValue : nil
                 for record in try reader.records() {
                     records += 1
+                    if let producer, reader.header.attributes.isControl {
+                        let marker = try ControlRecord(key: record.key, value: record.value)
+                        shard.replayEnd(ofTransactionOf: producer, isCommit: marker.kind == .commit)
+                        continue
+                    }
                     guard let key = record.key else { continue }
-                    replay(CoordinatorRecord(key: key, value: record.value), record.offset, &shard, now)
+                    replay(CoordinatorRecord(key: key, value: record.value), record.offset, producer, &shard, now)
                 }
             }
             offset = part.nextOffset
@@ -315,11 +333,12 @@ final class GroupShardRuntime: Sendable {
     private func replay(
         _ record: CoordinatorRecord,
         _ offset: Offset,
+        _ producer: Int64?,
         _ shard: inout GroupCoordinatorShard,
         _ now: CoordinatorTime
     ) {
         do {
-            try shard.replay(record, now: now)
+            try shard.replay(record, producer: producer, now: now)
         } catch {
             logger.error(
                 "a record of __consumer_offsets cannot be read and is left out",

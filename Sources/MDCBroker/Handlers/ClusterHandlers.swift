@@ -40,15 +40,21 @@ struct DescribeClusterHandler: Sendable {
     }
 }
 
-/// InitProducerId, versions 0–5 (6 by the table): idempotent producers. Transactional ones are refused.
+/// InitProducerId, versions 0–6: idempotent producers; transactional ones go to their coordinator.
 struct InitProducerIDHandler: Sendable {
     let services: BrokerServices
 
     func handle(_ request: InitProducerIdRequest, _ context: RequestContext) {
-        if let id = request.transactionalId {
-            let code: ErrorCode = id.isEmpty ? .invalidRequest : .transactionalIdAuthorizationFailed
-            context.connection.worker.metrics.failed(.initProducerId, code)
-            return context.respond(InitProducerIdResponse(errorCode: code.rawValue, producerEpoch: -1))
+        if request.transactionalId != nil {
+            return services.transactions.initProducerID(request, version: context.version) { response in
+                if response.errorCode != 0 {
+                    context.connection.worker.metrics.failed(
+                        .initProducerId,
+                        ErrorCode(rawValue: response.errorCode)
+                    )
+                }
+                context.respond(response)
+            }
         }
         // A producer that lost its place asks to go on with a higher epoch (KIP-360); a new id serves it as well.
         services.controller.newProducerID { result in

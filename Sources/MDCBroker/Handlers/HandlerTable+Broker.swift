@@ -27,6 +27,7 @@ extension HandlerTable {
         table.register(DescribeProducersRequest.self, DescribeProducersHandler(services: services).handle)
         table.register(DescribeTopicPartitionsRequest.self, DescribeTopicPartitionsHandler(services: services).handle)
         table.registerGroupHandlers(services.groups)
+        table.registerTransactionHandlers(services)
         table.registerAPIVersions()
         return table
     }
@@ -48,10 +49,12 @@ extension HandlerTable {
                     version: context.version,
                     implemented: implemented,
                     supportedFeatures: [
-                        .init(name: "metadata.version", minVersion: 7, maxVersion: 29)
+                        .init(name: "metadata.version", minVersion: 7, maxVersion: 29),
+                        .init(name: "transaction.version", minVersion: 0, maxVersion: 2),
                     ],
                     finalizedFeatures: [
-                        .init(name: "metadata.version", maxVersionLevel: 29, minVersionLevel: 29)
+                        .init(name: "metadata.version", maxVersionLevel: 29, minVersionLevel: 29),
+                        .init(name: "transaction.version", maxVersionLevel: 2, minVersionLevel: 2),
                     ],
                     finalizedFeaturesEpoch: 0
                 )

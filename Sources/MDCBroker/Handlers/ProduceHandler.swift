@@ -13,7 +13,9 @@ struct ProduceHandler: Sendable {
 
     func handle(_ context: RequestContext) {
         do throws(ProtocolError) {
-            try serve(context, try ProduceRequestView(context.takeBody(), version: context.version))
+            let view = try ProduceRequestView(context.takeBody(), version: context.version)
+            if view.transactionalID != nil { return admit(view, context) }
+            try serve(context, view, .none)
         } catch {
             context.closeConnection("malformed Produce request: \(error)")
         }
@@ -25,7 +27,11 @@ struct ProduceHandler: Sendable {
         var offset: Offset
     }
 
-    private func serve(_ context: RequestContext, _ view: ProduceRequestView) throws(ProtocolError) {
+    func serve(
+        _ context: RequestContext,
+        _ view: ProduceRequestView,
+        _ admission: ProduceAdmission
+    ) throws(ProtocolError) {
         var writer = try ProduceResponseWriter(
             version: context.version,
             correlationID: context.correlationID,
@@ -35,12 +41,12 @@ struct ProduceHandler: Sendable {
         var hasFailed = false
         let now = services.now()
         var ordinal = -1
-        for item in view.partitions {
+        for (index, item) in view.partitions.enumerated() {
             if item.topic.ordinal != ordinal {
                 try beginTopics(&writer, view, after: ordinal, upTo: item.topic)
                 ordinal = item.topic.ordinal
             }
-            let response = append(item, view, now, &commitments)
+            let response = append(item, view, admission, index, now, &commitments)
             if response.errorCode != 0 {
                 hasFailed = true
                 context.connection.worker.metrics.failed(.produce, ErrorCode(rawValue: response.errorCode))
@@ -91,23 +97,30 @@ struct ProduceHandler: Sendable {
     private func append(
         _ item: ProduceRequestView.Partition,
         _ view: ProduceRequestView,
+        _ admission: ProduceAdmission,
+        _ index: Int,
         _ now: Timestamp,
         _ commitments: inout [Commitment]
     ) -> ProduceResponse.PartitionProduceResponse {
         let byID = view.version >= 13
-        let lookup =
-            byID
-            ? services.partitions.find(id: item.topic.id, partition: item.index)
-            : services.partitions.find(name: item.topic.name.string ?? "", partition: item.index)
         let partition: Partition
-        switch lookup {
+        switch find(item, view) {
         case .found(let found): partition = found
         case .noSuchTopic: return Self.failed(item, byID ? .unknownTopicId : .unknownTopicOrPartition, nil)
         case .noSuchPartition: return Self.failed(item, .unknownTopicOrPartition, nil)
         }
-        if let (code, message) = refusal(item, view, partition) { return Self.failed(item, code, message) }
+        let producer = Self.transactionalProducer(item.records)
+        if let (code, message) = refusal(item, view, partition, producer, admission, index) {
+            return Self.failed(item, code, message)
+        }
         do throws(LogError) {
-            let result = try partition.append(item.records ?? ByteBuffer(), as: .client, now: now)
+            let records = item.records ?? ByteBuffer()
+            let result =
+                if let producer {
+                    try partition.append(records, of: producer, ticket: admission.tickets[index], now: now)
+                } else {
+                    try partition.append(records, as: .client, now: now)
+                }
             commitments.append(Commitment(partition: partition, offset: result.lastOffset + 1))
             return ProduceResponse.PartitionProduceResponse(
                 index: item.index,
@@ -123,7 +136,10 @@ struct ProduceHandler: Sendable {
     private func refusal(
         _ item: ProduceRequestView.Partition,
         _ view: ProduceRequestView,
-        _ partition: Partition
+        _ partition: Partition,
+        _ producer: ProducerIdentity?,
+        _ admission: ProduceAdmission,
+        _ index: Int
     ) -> (ErrorCode, String)? {
         if !(-1...1).contains(view.acks) { return (.invalidRequiredAcks, "acks must be 0, 1 or -1 (all)") }
         if partition.isInternal {
@@ -132,21 +148,32 @@ struct ProduceHandler: Sendable {
         if view.acks == -1 && partition.minInSync > 1 {
             return (.notEnoughReplicas, "min.insync.replicas is \(partition.minInSync), but one replica is in sync")
         }
-        if view.transactionalID != nil || Self.isTransactional(item.records) {
-            return (.invalidTxnState, "this broker does not serve transactions yet; use an idempotent producer")
+        if producer != nil && view.transactionalID == nil {
+            return (.transactionalIdAuthorizationFailed, "a transactional batch came without a transactional id")
+        }
+        if let code = admission.refused[index] {
+            return (code, "the records cannot join the transaction: \(code)")
         }
         return nil
     }
 
-    /// Whether the first batch says that it belongs to a transaction. Later ones are of the same producer.
-    private static func isTransactional(_ records: ByteBuffer?) -> Bool {
+    func find(_ item: ProduceRequestView.Partition, _ view: ProduceRequestView) -> PartitionRegistry.Lookup {
+        view.version >= 13
+            ? services.partitions.find(id: item.topic.id, partition: item.index)
+            : services.partitions.find(name: item.topic.name.string ?? "", partition: item.index)
+    }
+
+    /// The producer whose transaction the first batch belongs to; nil where it belongs to none. Later batches are of the
+    /// same producer.
+    static func transactionalProducer(_ records: ByteBuffer?) -> ProducerIdentity? {
+        typealias Layout = RecordBatchHeader.Layout
         guard let records,
-            let bits = records.getInteger(
-                at: records.readerIndex + RecordBatchHeader.Layout.attributes,
-                as: Int16.self
-            )
-        else { return false }
-        return RecordBatchAttributes(rawValue: bits).isTransactional
+            let bits = records.getInteger(at: records.readerIndex + Layout.attributes, as: Int16.self),
+            RecordBatchAttributes(rawValue: bits).isTransactional,
+            let id = records.getInteger(at: records.readerIndex + Layout.producerID, as: Int64.self),
+            let epoch = records.getInteger(at: records.readerIndex + Layout.producerEpoch, as: Int16.self)
+        else { return nil }
+        return ProducerIdentity(id: id, epoch: epoch)
     }
 
     private static func failed(

@@ -26,6 +26,8 @@ final class Connection: Sendable {
     let worker: LoopWorker
     /// Only touched on the loop of `worker`; nil once the channel is gone.
     nonisolated(unsafe) weak var handler: ConnectionHandler?
+    /// Produce requests that wait until their transaction takes them.
+    let produceQueue = ProduceQueue()
 
     init(id: UInt64, clientHost: String, worker: LoopWorker) {
         self.id = id

@@ -27,6 +27,8 @@ final class Partition: Sendable {
     private let waiters = Mutex<[ObjectIdentifier: any PartitionWaiter]>([:])
     private let hasWaiters = Atomic<Bool>(false)
     private let deleted = Atomic<Bool>(false)
+    /// Writes that are about to begin a transaction here.
+    let tickets = Mutex(TransactionTickets())
 
     init(
         topicPartition: TopicPartition,

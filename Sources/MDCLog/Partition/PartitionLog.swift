@@ -158,17 +158,13 @@ public final class PartitionLog: Sendable {
     /// The producers that have a state here, by id.
     public var activeProducers: [ActiveProducer] {
         appender.withLock { appender in
-            appender.producers.entries.sorted { $0.key < $1.key }.map { id, entry in
-                ActiveProducer(
-                    producerID: id,
-                    producerEpoch: entry.epoch,
-                    lastSequence: entry.lastSequence,
-                    lastTimestamp: entry.lastTimestamp,
-                    coordinatorEpoch: entry.coordinatorEpoch,
-                    currentTransactionFirstOffset: entry.currentTransactionFirstOffset
-                )
-            }
+            appender.producers.entries.sorted { $0.key < $1.key }.map { ActiveProducer($0, $1) }
         }
+    }
+
+    /// The state of one producer; nil where nothing is known of it.
+    public func activeProducer(_ id: ProducerID) -> ActiveProducer? {
+        appender.withLock { appender in appender.producers[id].map { ActiveProducer(id, $0) } }
     }
 
     // MARK: Leader epochs
@@ -194,6 +190,19 @@ public final class PartitionLog: Sendable {
 
     /// The epoch in which the record at `offset` was appended; `.unknown` where it is not known.
     public func epoch(at offset: Offset) -> LeaderEpoch { published.withLock { $0.epochs.epoch(at: offset) } }
+}
+
+extension ActiveProducer {
+    init(_ id: ProducerID, _ entry: ProducerEntry) {
+        self.init(
+            producerID: id,
+            producerEpoch: entry.epoch,
+            lastSequence: entry.lastSequence,
+            lastTimestamp: entry.lastTimestamp,
+            coordinatorEpoch: entry.coordinatorEpoch,
+            currentTransactionFirstOffset: entry.currentTransactionFirstOffset
+        )
+    }
 }
 
 extension PartitionLog.Published {

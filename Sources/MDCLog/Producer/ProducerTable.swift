@@ -163,16 +163,18 @@ struct ProducerTable: Sendable, Equatable {
                 entry.duplicatesFrom = 0
             }
             if isNew { entry.batches.reserveCapacity(Self.batchesKept) }
-            if entry.batches.count == Self.batchesKept { entry.batches.removeFirst() }
-            entry.batches.append(
-                ProducerBatch(
-                    firstSequence: header.baseSequence,
-                    lastSequence: header.lastSequence,
-                    lastOffset: header.lastOffset,
-                    offsetDelta: header.lastOffsetDelta,
-                    timestamp: header.maxTimestamp
+            if header.baseSequence >= 0 {
+                if entry.batches.count == Self.batchesKept { entry.batches.removeFirst() }
+                entry.batches.append(
+                    ProducerBatch(
+                        firstSequence: header.baseSequence,
+                        lastSequence: header.lastSequence,
+                        lastOffset: header.lastOffset,
+                        offsetDelta: header.lastOffsetDelta,
+                        timestamp: header.maxTimestamp
+                    )
                 )
-            )
+            }
             entry.lastTimestamp = header.maxTimestamp
             entry.lastUsed = now
             if header.attributes.isTransactional, entry.currentTransactionFirstOffset == nil {

@@ -63,8 +63,9 @@ extension ProducerTable {
                 now: now
             )
         }
-        // A batch without sequence numbers leaves no trace of its own.
-        if header.baseSequence >= 0 { apply(header, now: now) }
+        // A batch without sequence numbers (offsets that a coordinator commits in a transaction) leaves no trace of its
+        // own, but it may begin a transaction.
+        if header.baseSequence >= 0 || header.attributes.isTransactional { apply(header, now: now) }
         return nil
     }
 }

@@ -53,7 +53,7 @@ public enum RecordBatchValidator {
         try checkAttributes(header, rules)
         try checkOffsets(header, rules)
         try checkTimestamps(header, rules)
-        try checkProducer(header)
+        try checkProducer(header, rules)
         let batch = UnsafeRawBufferPointer(rebasing: bytes[..<header.sizeInBytes])
         let crc = CRC32C.compute(UnsafeRawBufferPointer(rebasing: batch[RecordBatchHeader.Layout.checksummedFrom...]))
         guard crc == header.crc else { throw .checksumMismatch(header: header, computed: crc) }
@@ -186,7 +186,7 @@ public enum RecordBatchValidator {
     }
 
     /// A plain producer's epoch and sequence are not looked at: clients put -1 or 0 there.
-    private static func checkProducer(_ header: RecordBatchHeader) throws(RecordBatchError) {
+    private static func checkProducer(_ header: RecordBatchHeader, _ rules: Rules) throws(RecordBatchError) {
         let producer = header.producerID.rawValue
         guard producer >= -1 else { throw RecordBatchError(.invalidHeader, "producerId is \(producer)") }
         if producer == -1 {
@@ -201,7 +201,10 @@ public enum RecordBatchValidator {
                 "producerEpoch is \(header.producerEpoch) with producerId \(producer)"
             )
         }
-        guard header.baseSequence >= 0 || header.attributes.isControl else {
+        // Control batches, and offsets that a group coordinator commits inside a transaction, have no sequence.
+        let needsSequence =
+            !header.attributes.isControl && !(rules.allowsControl && header.attributes.isTransactional)
+        guard header.baseSequence >= 0 || !needsSequence else {
             throw RecordBatchError(.invalidHeader, "baseSequence is \(header.baseSequence) with producerId \(producer)")
         }
     }
