@@ -281,7 +281,7 @@ public final class Broker: Service {
         var logging = LogConfiguration(directories: [configuration.dataDirectory])
         logging.defaultSettings = configuration.topicDefaults
         logging.syncParallelism = configuration.syncThreads
-        logging.maintenanceIntervalMilliseconds = configuration.maintenanceIntervalMilliseconds
+        logging.retentionCheckMilliseconds = configuration.retentionCheckMilliseconds
         logging.producerExpirationMilliseconds = configuration.producerExpirationMilliseconds
         logging.maxOpenFiles = configuration.maxOpenFiles
         do throws(LogError) {

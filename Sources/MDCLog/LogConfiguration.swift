@@ -42,8 +42,11 @@ public struct LogConfiguration: Sendable {
     public var recoveryThreads = 4
     /// Open segment files beyond which idle ones are closed.
     public var maxOpenFiles = 4096
-    /// Retention, time-based rolls and other maintenance run this often, milliseconds.
+    /// Interval syncs, compaction, delayed deletions and other maintenance are looked at this often, milliseconds.
     public var maintenanceIntervalMilliseconds: Int64 = 1_000
+    /// `log.retention.check.interval.ms`: segments past their retention are removed this often, milliseconds; the first
+    /// time no later than 30 s after the start, and no earlier than one interval.
+    public var retentionCheckMilliseconds: Int64 = 30_000
     /// Checkpoints of recovery points are written this often, milliseconds …
     public var checkpointIntervalMilliseconds: Int64 = 5_000
     /// … or after so many bytes appended on the node.

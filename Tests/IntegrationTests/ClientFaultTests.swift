@@ -209,7 +209,7 @@ struct ClientFaultTests {
         let fixture = try await ClientFixture()
         defer { fixture.broker.discard() }
         try await fixture.createTopic("gone")
-        let producer = try fixture.producer { $0.deliveryTimeout = .seconds(2) }
+        let producer = try fixture.producer { $0.deliveryTimeout = .seconds(10) }
         try await producer.send(ProducerRecord(topic: "gone", value: ByteBuffer(string: "first")))
         fixture.broker.kill()
         do {

@@ -254,9 +254,9 @@ public enum BrokerSettings {
         integer(
             "log.retention.check.interval.ms",
             .long,
-            \.maintenanceIntervalMilliseconds,
-            100...10_000,
-            "Milliseconds between looks at retention and compaction."
+            \.retentionCheckMilliseconds,
+            1...Int64.max,
+            "Milliseconds between looks at retention."
         ),
         integer(
             "producer.id.expiration.ms",

@@ -10,7 +10,9 @@ final class Background: Sendable {
         var isStopping = false
         var threads = 0
         var lastCheckpoint: Timestamp = .none
+        var lastRoll: Timestamp = .none
         var lastRetention: Timestamp = .none
+        var hasRetained = false
     }
     let interval: Int64
     let state = Monitor(State())
@@ -33,6 +35,31 @@ final class Background: Sendable {
         state.withLock { $0.isStopping = true }
         state.wakeAll()
         _ = state.wait { $0.threads == 0 ? true : nil }
+    }
+}
+
+extension Background.State {
+    /// Rolls by age and the expiry of producers are due every few seconds.
+    mutating func isRollDue(_ now: Timestamp) -> Bool {
+        let since = now - lastRoll
+        guard since >= 4_000 || since < 0 else { return false }
+        lastRoll = now
+        return true
+    }
+
+    /// Retention is first due some time after the start: who has set it wrong, or whose clock was wrong, may still stop
+    /// the node before anything is deleted.
+    mutating func isRetentionDue(_ now: Timestamp, every interval: Int64) -> Bool {
+        let since = now - lastRetention
+        let pause = hasRetained ? interval : min(interval, 30_000)
+        if lastRetention == .none || since < 0 {
+            lastRetention = now
+            return false
+        }
+        guard since >= pause else { return false }
+        lastRetention = now
+        hasRetained = true
+        return true
     }
 }
 
@@ -69,16 +96,14 @@ extension LogManager {
             directory.checkSpace(minimum: configuration.minimumFreeBytes, ballast: configuration.ballastBytes)
         }
         // Interval syncs are due at any tick; the rest is not so urgent, and with many partitions not so cheap.
-        let isThorough = background.state.withLock { state in
-            let since = now - state.lastRetention
-            guard configuration.backgroundMode == .manual || since >= 4_000 || since < 0 else { return false }
-            state.lastRetention = now
-            return true
+        let (mayRoll, mayRetain) = background.state.withLock { state in
+            if configuration.backgroundMode == .manual { return (true, true) }
+            return (state.isRollDue(now), state.isRetentionDue(now, every: configuration.retentionCheckMilliseconds))
         }
         for log in allPartitions {
             guard !background.isStopping else { return }
             log.syncIfDue(now: now)
-            if isThorough { maintain(log, now) }
+            if mayRoll || mayRetain { maintain(log, now, retain: mayRetain) }
         }
         environment.openFiles.trimIndexes()
         environment.deletions.run(now: now, environment.fileSystem)
@@ -93,11 +118,11 @@ extension LogManager {
         if isDue { runCheckpoint() }
     }
 
-    private func maintain(_ log: PartitionLog, _ now: Timestamp) {
+    private func maintain(_ log: PartitionLog, _ now: Timestamp, retain: Bool) {
         do throws(LogError) {
             guard log.offlineReason?.code != .offline, log.offlineReason?.code != .closed else { return }
             try log.rollIfOld(now: now)
-            _ = try log.applyRetention(now: now)
+            if retain { _ = try log.applyRetention(now: now) }
             log.expireProducers(now: now)
         } catch {
             self.log.warning(

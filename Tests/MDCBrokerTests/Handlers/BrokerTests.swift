@@ -203,9 +203,14 @@ struct BrokerTests {
             for number in 0..<20 {
                 let value = String(repeating: Character(UnicodeScalar(UInt8(97 + number))), count: 20_000)
                 expected.append(value)
-                _ = try client.produce("t", try Raw.batch([value]))
+                let answer = try client.produce("t", try Raw.batch([value]))
+                #expect(answer.errorCode == 0 && answer.baseOffset == Int64(number), "\(answer)")
             }
-            #expect(try Raw.values(try client.fetch("t", from: 0)) == expected)
+            let found = try client.fetch("t", from: 0)
+            let values = try Raw.values(found)
+            let bytes = found.records?.readableBytes ?? 0
+            #expect(values.count == 20, "error \(found.errorCode), end \(found.highWatermark), \(bytes) bytes")
+            #expect(values == expected)
         }
     }
 

@@ -120,8 +120,10 @@ extension RawKafkaConnection {
         settings.producerEpoch = producerEpoch
         settings.baseSequence = sequence
         var builder = RecordBatchBuilder(settings)
+        // Records of another year would fall to retention while a slow test still reads them.
+        let now = Timestamp(mdc_wall_clock_ms())
         for value in values {
-            builder.append(key: nil, value: ByteBuffer(string: value), headers: [], timestamp: 1_700_000_000_000)
+            builder.append(key: nil, value: ByteBuffer(string: value), headers: [], timestamp: now)
         }
         return try builder.build()
     }

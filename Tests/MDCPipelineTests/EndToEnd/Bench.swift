@@ -68,7 +68,7 @@ struct Bench: Sendable {
         settings.linger = .zero
         let producer = try Producer(settings, eventLoopGroup: group, logger: logger)
         let simulated = try await SimulatedProviders(
-            .init(behavior: behavior, requestTimeout: .seconds(1)),
+            .init(behavior: behavior, requestTimeout: .seconds(3)),
             receipts: ProducerReceiptSink(producer: producer),
             group: group,
             logger: logger

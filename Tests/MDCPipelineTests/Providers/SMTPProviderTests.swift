@@ -174,7 +174,7 @@ private let idleSender = CallbackSender(group: MultiThreadedEventLoopGroup.singl
             .init(
                 host: "127.0.0.1",
                 port: server.localAddress!.port!,
-                replyTimeout: .milliseconds(300),
+                replyTimeout: step == "." ? .seconds(60) : .milliseconds(300),
                 contentReplyTimeout: .milliseconds(300)
             ),
             group: group
