@@ -9,17 +9,23 @@ struct BatchCheck {
     let origin: AppendOrigin
     let now: Timestamp
 
-    /// Validates all batches in `bytes`; returns how many there are.
-    func validate(_ bytes: UnsafeRawBufferPointer) throws(LogError) -> Int {
+    /// Validates all batches in `bytes`; returns how many there are, and the maximum timestamps of those that came
+    /// without.
+    func validate(_ bytes: UnsafeRawBufferPointer) throws(LogError) -> (count: Int, maxTimestamps: [Int: Timestamp]) {
         guard bytes.count > 0 else { throw LogError(.invalidRecord, "the append holds no record batch") }
         let rules = rules
         var position = 0
         var count = 0
+        var maxTimestamps: [Int: Timestamp] = [:]
         while position < bytes.count {
             let rest = UnsafeRawBufferPointer(rebasing: bytes[position...])
-            let header: RecordBatchHeader
+            var header: RecordBatchHeader
             do throws(RecordBatchError) {
                 header = try RecordBatchValidator.validate(rest, rules: rules)
+                if origin == .client && header.maxTimestamp < header.baseTimestamp {
+                    header.maxTimestamp = try RecordBatchValidator.maxTimestamp(of: rest)
+                    maxTimestamps[count] = header.maxTimestamp
+                }
             } catch {
                 throw LogError(error)
             }
@@ -39,7 +45,7 @@ struct BatchCheck {
             position += header.sizeInBytes
             count += 1
         }
-        return count
+        return (count, maxTimestamps)
     }
 
     private var rules: RecordBatchValidator.Rules {
@@ -52,6 +58,7 @@ struct BatchCheck {
         if origin == .client {
             rules.maximumSizeInBytes = settings.maxMessageBytes
             rules.checksRecords = settings.validatesRecords
+            rules.allowsMissingMaxTimestamp = true
             rules.requiresKeys = settings.isCompacted
         }
         return rules

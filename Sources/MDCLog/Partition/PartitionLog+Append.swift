@@ -24,11 +24,12 @@ extension PartitionLog {
     ) throws(LogError) -> AppendResult {
         try batches.withUnsafeReadableBytes { bytes throws(LogError) in
             let settings = settings
-            let count = try BatchCheck(settings: settings, origin: origin, now: now).validate(bytes)
+            let (count, maxTimestamps) = try BatchCheck(settings: settings, origin: origin, now: now).validate(bytes)
             if let refusal = directory.refusal { throw refusal }
             var append = PendingAppend(
                 bytes: bytes,
                 batchCount: count,
+                maxTimestamps: maxTimestamps,
                 origin: origin,
                 leaderEpoch: leaderEpoch,
                 now: now,

@@ -12,6 +12,8 @@ struct PendingAppend {
     let leaderEpoch: LeaderEpoch
     let now: Timestamp
     let settings: LogSettings
+    /// What goes into the headers of batches that came without a maximum timestamp.
+    private let maxTimestamps: [Int: Timestamp]
     private let bytes: UnsafeRawBufferPointer
     /// A patched header every 64 bytes.
     private let headers: UnsafeMutableRawPointer
@@ -28,6 +30,7 @@ struct PendingAppend {
     init(
         bytes: UnsafeRawBufferPointer,
         batchCount: Int,
+        maxTimestamps: [Int: Timestamp] = [:],
         origin: AppendOrigin,
         leaderEpoch: LeaderEpoch,
         now: Timestamp,
@@ -35,6 +38,7 @@ struct PendingAppend {
     ) {
         self.bytes = bytes
         self.batchCount = batchCount
+        self.maxTimestamps = maxTimestamps
         self.origin = origin
         self.leaderEpoch = leaderEpoch
         self.now = now
@@ -152,14 +156,23 @@ struct PendingAppend {
             let attributes = header.attributes.rawValue | 0x08
             store(attributes, at: place + Layout.attributes)
             store(now.rawValue, at: place + Layout.maxTimestamp)
-            let covered = UnsafeRawBufferPointer(
-                start: place + Layout.checksummedFrom,
-                count: Layout.size - Layout.checksummedFrom
-            )
-            store(CRC32C.extend(CRC32C.compute(covered), rest), at: place + Layout.crc)
+            sign(place, rest)
+        } else if let greatest = maxTimestamps[index] {
+            store(greatest.rawValue, at: place + Layout.maxTimestamp)
+            sign(place, rest)
         }
         vector[index * 2] = WritePiece(base: UnsafeRawPointer(place), count: Layout.size)
         vector[index * 2 + 1] = WritePiece(rest)
+    }
+
+    /// Writes the checksum of a header whose covered part was changed.
+    private func sign(_ place: UnsafeMutableRawPointer, _ rest: UnsafeRawBufferPointer) {
+        typealias Layout = RecordBatchHeader.Layout
+        let covered = UnsafeRawBufferPointer(
+            start: place + Layout.checksummedFrom,
+            count: Layout.size - Layout.checksummedFrom
+        )
+        store(CRC32C.extend(CRC32C.compute(covered), rest), at: place + Layout.crc)
     }
 
     private func store<T: FixedWidthInteger>(_ value: T, at place: UnsafeMutableRawPointer) {

@@ -16,6 +16,9 @@ public enum RecordBatchValidator {
         public var checksRecords = false
         /// Whether records without a key are refused, as in a compacted topic. Implies looking at each record.
         public var requiresKeys = false
+        /// Whether a maximum timestamp before the base one is passed. Some producers leave it out (sarama 1.22 does);
+        /// who appends then puts in what ``RecordBatchValidator/maxTimestamp(of:decompressionLimit:)`` finds.
+        public var allowsMissingMaxTimestamp = false
         /// The most bytes that a batch may have.
         public var maximumSizeInBytes = Int(Int32.max)
         /// The most bytes that its decompressed records may have, where they are looked at.
@@ -177,7 +180,8 @@ public enum RecordBatchValidator {
         }
         // With a delete horizon, or the broker's clock, the two are not of one kind; and after compaction the record
         // that had the first timestamp may be gone.
-        guard !rules.isFresh || header.attributes.isLogAppendTime || max >= base else {
+        guard !rules.isFresh || header.attributes.isLogAppendTime || max >= base || rules.allowsMissingMaxTimestamp
+        else {
             throw RecordBatchError(
                 .invalidTimestamp,
                 "maxTimestamp is \(max), before baseTimestamp \(base), that of the first record"
@@ -207,6 +211,42 @@ public enum RecordBatchValidator {
         guard header.baseSequence >= 0 || !needsSequence else {
             throw RecordBatchError(.invalidHeader, "baseSequence is \(header.baseSequence) with producerId \(producer)")
         }
+    }
+
+    /// The greatest timestamp of the records of a batch that has been validated. Decompresses.
+    public static func maxTimestamp(
+        of batch: UnsafeRawBufferPointer,
+        decompressionLimit: Int = RecordBatchReader.defaultDecompressionLimit
+    ) throws(RecordBatchError) -> Timestamp {
+        let header = RecordBatchHeader(reading: batch)
+        let records = UnsafeRawBufferPointer(rebasing: batch[RecordBatchHeader.Layout.size..<header.sizeInBytes])
+        guard let codec = header.attributes.codec, codec != .none, header.recordCount > 0 else {
+            return try greatest(records, header)
+        }
+        var buffer = ByteBuffer()
+        do throws(CompressionError) {
+            try codec.decompress(records, into: &buffer, limit: decompressionLimit)
+        } catch {
+            throw RecordBatchError(error)
+        }
+        let result = buffer.withUnsafeReadableBytes { bytes -> Result<Timestamp, RecordBatchError> in
+            do throws(RecordBatchError) { return .success(try greatest(bytes, header)) } catch {
+                return .failure(error)
+            }
+        }
+        return try result.get()
+    }
+
+    private static func greatest(
+        _ records: UnsafeRawBufferPointer,
+        _ header: RecordBatchHeader
+    ) throws(RecordBatchError) -> Timestamp {
+        var cursor = RecordCursor(records, header: header)
+        var greatest = Int64(-1)
+        while let record = try cursor.next() {
+            greatest = max(greatest, header.baseTimestamp.rawValue &+ record.timestampDelta)
+        }
+        return Timestamp(greatest)
     }
 
     private static func checkRecords(
