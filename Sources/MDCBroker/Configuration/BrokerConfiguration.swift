@@ -160,6 +160,8 @@ public struct BrokerConfiguration: Sendable {
     public var consumerGroupHeartbeatInterval: Int32 = 5_000
     /// `group.consumer.max.size`.
     public var consumerGroupMaxSize: Int32 = .max
+    /// `group.consumer.migration.policy`.
+    public var groupMigrationPolicy = GroupMigrationPolicy.bidirectional
 
     // MARK: Stopping
 
@@ -244,6 +246,7 @@ public struct BrokerConfiguration: Sendable {
         settings.consumerSessionTimeout = consumerGroupSessionTimeout
         settings.consumerHeartbeatInterval = consumerGroupHeartbeatInterval
         settings.consumerMaxSize = consumerGroupMaxSize
+        settings.migrationPolicy = groupMigrationPolicy
         return settings
     }
 }

@@ -450,5 +450,19 @@ public enum BrokerSettings {
             1...Int32.max,
             "The most members of a consumer group."
         ),
+        BrokerSetting(
+            name: "group.consumer.migration.policy",
+            type: .string,
+            documentation:
+                "Whether groups with members change their protocol: bidirectional, upgrade, downgrade, disabled.",
+            apply: { configuration, text in
+                guard let policy = GroupMigrationPolicy(rawValue: text.lowercased()) else {
+                    return "expected bidirectional, upgrade, downgrade or disabled"
+                }
+                configuration.groupMigrationPolicy = policy
+                return nil
+            },
+            value: { $0.groupMigrationPolicy.rawValue }
+        ),
     ]
 }

@@ -121,6 +121,21 @@ struct CoordinatorResult: Equatable, Sendable {
     }
 }
 
+/// `group.consumer.migration.policy`: whether a group with members may change its protocol.
+public enum GroupMigrationPolicy: String, Sendable, CaseIterable {
+    /// Both ways.
+    case bidirectional
+    /// From the classic protocol to the consumer protocol.
+    case upgrade
+    /// From the consumer protocol to the classic protocol.
+    case downgrade
+    /// Only groups without members change.
+    case disabled
+
+    var allowsUpgrade: Bool { self == .bidirectional || self == .upgrade }
+    var allowsDowngrade: Bool { self == .bidirectional || self == .downgrade }
+}
+
 /// The settings of group coordinators, by their Kafka names.
 struct GroupSettings: Equatable, Sendable {
     /// `group.min.session.timeout.ms`
@@ -143,6 +158,8 @@ struct GroupSettings: Equatable, Sendable {
     var consumerHeartbeatInterval: Int32 = 5_000
     /// `group.consumer.max.size`
     var consumerMaxSize: Int32 = .max
+    /// `group.consumer.migration.policy`
+    var migrationPolicy = GroupMigrationPolicy.bidirectional
     /// How long a member that joined without an id may wait for its first answer.
     var newMemberJoinTimeout: Int64 = 300_000
 }

@@ -127,7 +127,10 @@ struct GroupCoordinatorShard: Sendable {
             return refuse(.invalidSessionTimeout, &out)
         }
         let groupID = request.groupId
-        guard makeRoomForClassicGroup(groupID, &out) else { return refuse(.inconsistentGroupProtocol, &out) }
+        if consumerGroups[groupID]?.members.isEmpty == false {
+            return joinConsumerGroup(request, origin, token, now, &out)
+        }
+        makeRoomForClassicGroup(groupID, &out)
         if classicGroups[groupID] == nil {
             guard request.memberId.isEmpty else { return refuse(.unknownMemberId, &out) }
             classicGroups[groupID] = ClassicGroup(id: groupID, now: now)
@@ -152,6 +155,7 @@ struct GroupCoordinatorShard: Sendable {
         _ now: CoordinatorTime,
         _ out: inout CoordinatorResult
     ) {
+        if consumerGroups[request.groupId] != nil { return syncConsumerGroup(request, token, &out, now) }
         guard classicGroups[request.groupId] != nil else {
             let code: ErrorCode = request.groupId.isEmpty ? .invalidGroupId : .unknownMemberId
             return out.answer(token, .sync(.error(code)))
@@ -162,6 +166,7 @@ struct GroupCoordinatorShard: Sendable {
 
     private mutating func heartbeat(_ request: HeartbeatRequest, _ now: CoordinatorTime) -> ErrorCode {
         if request.groupId.isEmpty { return .invalidGroupId }
+        if consumerGroups[request.groupId] != nil { return heartbeatConsumerGroup(request, now) }
         return classicGroups[request.groupId]?.heartbeat(request, now) ?? .unknownMemberId
     }
 

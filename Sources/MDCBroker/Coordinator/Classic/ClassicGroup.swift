@@ -274,13 +274,16 @@ struct ClassicGroup: Equatable, Sendable {
 }
 
 extension ByteBuffer {
-    /// The topics of a ConsumerProtocolSubscription; nil where the bytes are none.
-    var subscribedTopics: [String]? {
+    /// The ConsumerProtocolSubscription that the bytes are; nil where they are none.
+    var subscription: ConsumerProtocolSubscription? {
         var bytes = self
         guard let version = bytes.readInteger(as: Int16.self), version >= 0 else { return nil }
         var reader = MessageReader(bytes)
-        return try? ConsumerProtocolSubscription(from: &reader, version: min(version, 3)).topics
+        return try? ConsumerProtocolSubscription(from: &reader, version: min(version, 3))
     }
+
+    /// The topics of a ConsumerProtocolSubscription; nil where the bytes are none.
+    var subscribedTopics: [String]? { subscription?.topics }
 }
 
 extension JoinGroupResponse {

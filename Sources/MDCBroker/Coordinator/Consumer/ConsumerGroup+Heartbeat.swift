@@ -72,7 +72,8 @@ extension ConsumerGroup {
             }
             if presentID != beat.memberID {
                 guard beat.isJoin else { return (.fencedInstanceId, nil) }
-                guard present.epoch == -2 else { return (.unreleasedInstanceId, nil) }
+                // The classic protocol has no word for going away for a moment.
+                guard present.epoch == -2 || present.classic != nil else { return (.unreleasedInstanceId, nil) }
                 return (.none, replace(present, beat, &out))
             }
         }
@@ -143,6 +144,7 @@ extension ConsumerGroup {
         if request.rebalanceTimeoutMs >= 0 { member.rebalanceTimeout = request.rebalanceTimeoutMs }
         member.clientID = beat.origin.clientID
         member.clientHost = beat.origin.clientHost
+        member.classic = nil
         return names != member.subscribedNames || pattern != member.subscribedPattern
             || assignor != member.serverAssignor
     }

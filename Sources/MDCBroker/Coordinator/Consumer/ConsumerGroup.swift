@@ -36,17 +36,28 @@ struct ConsumerMember: Equatable, Sendable {
     var sessionDeadline = Int64.max
     /// When it must have let go.
     var revocationDeadline = Int64.max
+    /// Set for a member that speaks the classic protocol.
+    var classic: ClassicSide?
 
     init(id: String) { self.id = id }
 
-    var nextDeadline: Int64 { min(sessionDeadline, revocationDeadline) }
+    var nextDeadline: Int64 {
+        guard let classic else { return min(sessionDeadline, revocationDeadline) }
+        return min(sessionDeadline, revocationDeadline, classic.joinDeadline, classic.syncDeadline)
+    }
+
+    /// How long the member may be silent, in milliseconds.
+    func sessionTimeout(_ settings: GroupSettings) -> Int64 {
+        Int64(classic?.sessionTimeout ?? settings.consumerSessionTimeout)
+    }
 
     /// Whether the record of what the member wants would be the same.
     func saysSame(as other: ConsumerMember) -> Bool {
         subscribedNames == other.subscribedNames && subscribedPattern == other.subscribedPattern
             && serverAssignor == other.serverAssignor && rebalanceTimeout == other.rebalanceTimeout
             && instanceID == other.instanceID && rackID == other.rackID && clientID == other.clientID
-            && clientHost == other.clientHost
+            && clientHost == other.clientHost && classic?.sessionTimeout == other.classic?.sessionTimeout
+            && classic?.offers == other.classic?.offers
     }
 
     /// Whether the record of what the member has would be the same.
@@ -66,7 +77,8 @@ struct ConsumerMember: Equatable, Sendable {
             subscribedTopicNames: subscribedNames,
             subscribedTopicRegex: subscribedPattern,
             rebalanceTimeoutMs: rebalanceTimeout,
-            serverAssignor: serverAssignor
+            serverAssignor: serverAssignor,
+            classicMemberMetadata: classic?.record
         )
     }
 
@@ -79,6 +91,7 @@ struct ConsumerMember: Equatable, Sendable {
         subscribedPattern = value.subscribedTopicRegex
         rebalanceTimeout = value.rebalanceTimeoutMs
         serverAssignor = value.serverAssignor
+        classic = value.classicMemberMetadata.map(ClassicSide.init)
     }
 
     var currentValue: ConsumerGroupCurrentMemberAssignmentValue {
@@ -226,11 +239,10 @@ struct ConsumerGroup: Equatable, Sendable {
     }
 
     mutating func renewAllSessions(_ now: CoordinatorTime, _ settings: GroupSettings) {
-        for memberID in members.keys {
-            members[memberID]?.sessionDeadline = now.monotonic + Int64(settings.consumerSessionTimeout)
-            if let member = members[memberID], member.state == .unrevoked {
-                members[memberID]?.revocationDeadline = now.monotonic + Int64(max(member.rebalanceTimeout, 0))
-            }
+        for (memberID, member) in members {
+            members[memberID]?.sessionDeadline = now.monotonic + member.sessionTimeout(settings)
+            guard member.state == .unrevoked else { continue }
+            members[memberID]?.revocationDeadline = now.monotonic + Int64(max(member.rebalanceTimeout, 0))
         }
         earliestDeadline = members.values.map(\.nextDeadline).min() ?? .max
     }
@@ -241,13 +253,15 @@ struct ConsumerGroup: Equatable, Sendable {
     func fetchError(memberID: String?, epoch: Int32) -> ErrorCode {
         if memberID == nil && epoch < 0 { return .none }
         guard let member = members[memberID ?? ""] else { return .unknownMemberId }
-        return member.epoch == epoch ? .none : .staleMemberEpoch
+        if member.epoch == epoch { return .none }
+        return member.classic == nil ? .staleMemberEpoch : .illegalGeneration
     }
 
     /// Whether a member may commit.
     func commitError(memberID: String, epoch: Int32, version: Int16) -> ErrorCode {
         if epoch < 0 && members.isEmpty { return .none }
         guard let member = members[memberID] else { return .unknownMemberId }
+        if member.classic != nil { return member.epoch == epoch ? .none : .illegalGeneration }
         // Before version 9 a client cannot make sense of a stale epoch.
         if version < 9 { return .unsupportedVersion }
         return member.epoch == epoch ? .none : .staleMemberEpoch

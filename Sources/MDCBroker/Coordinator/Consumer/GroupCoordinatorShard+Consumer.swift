@@ -17,7 +17,7 @@ extension GroupCoordinatorShard {
             response = refusal
         } else if request.memberEpoch < 0 {
             response = leaveConsumerGroup(request, now, &out)
-        } else if let code = makeRoomForConsumerGroup(request, &out) {
+        } else if let code = makeRoomForConsumerGroup(request, now, &out) {
             response = .refusal(code, "Group \(request.groupId) is not a consumer group.")
         } else {
             let memberID = request.memberId.isEmpty ? random.nextUUIDText() : request.memberId
@@ -89,33 +89,29 @@ extension GroupCoordinatorShard {
     /// Makes sure that a consumer group is there for a heartbeat; the error where it cannot be.
     private mutating func makeRoomForConsumerGroup(
         _ request: ConsumerGroupHeartbeatRequest,
+        _ now: CoordinatorTime,
         _ out: inout CoordinatorResult
     ) -> ErrorCode? {
         let groupID = request.groupId
         if consumerGroups[groupID] != nil { return nil }
+        guard request.memberEpoch == 0 else { return .groupIdNotFound }
         if let classic = classicGroups[groupID] {
-            guard classic.members.isEmpty, classic.pendingJoins.isEmpty, request.memberEpoch == 0 else {
-                return .groupIdNotFound
-            }
+            guard classic.state == .empty else { return upgrade(groupID, now, &out) ? nil : .groupIdNotFound }
             // An empty group changes its protocol and keeps its offsets.
             classicGroups[groupID] = nil
             out.records.append(.classicGroup(groupID, nil))
             out.changesGroups = true
-        } else if request.memberEpoch != 0 {
-            return .groupIdNotFound
         }
         consumerGroups[groupID] = ConsumerGroup(id: groupID)
         return nil
     }
 
-    /// Makes sure that no consumer group stands in the way of a JoinGroup.
-    mutating func makeRoomForClassicGroup(_ groupID: String, _ out: inout CoordinatorResult) -> Bool {
-        guard let group = consumerGroups[groupID] else { return true }
-        guard group.members.isEmpty else { return false }
+    /// Takes an empty consumer group out of the way of a JoinGroup.
+    mutating func makeRoomForClassicGroup(_ groupID: String, _ out: inout CoordinatorResult) {
+        guard let group = consumerGroups[groupID], group.members.isEmpty else { return }
         consumerGroups[groupID] = nil
         group.appendTombstones(&out)
         out.changesGroups = true
-        return true
     }
 
     private mutating func leaveConsumerGroup(
@@ -133,6 +129,7 @@ extension GroupCoordinatorShard {
             consumerGroups[request.groupId]?.leaveForNow(request.memberId, now, &out)
         } else {
             consumerGroups[request.groupId]?.leave(request.memberId, &out)
+            downgradeIfAllClassic(request.groupId, now, &out)
         }
         return ConsumerGroupHeartbeatResponse(memberId: request.memberId, memberEpoch: request.memberEpoch)
     }
@@ -145,7 +142,7 @@ extension GroupCoordinatorShard {
         _ out: inout CoordinatorResult
     ) -> [LeaveGroupResponse.MemberResponse]? {
         guard consumerGroups[groupID] != nil else { return nil }
-        return identities.map { identity in
+        let responses = identities.map { identity in
             var code = ErrorCode.none
             let present = identity.groupInstanceId.flatMap { consumerGroups[groupID]?.staticMembers[$0] }
             let memberID = identity.memberId.isEmpty ? present ?? "" : identity.memberId
@@ -156,12 +153,14 @@ extension GroupCoordinatorShard {
             } else {
                 consumerGroups[groupID]?.leave(memberID, &out)
             }
-            return .init(
+            return LeaveGroupResponse.MemberResponse(
                 memberId: identity.memberId,
                 groupInstanceId: identity.groupInstanceId,
                 errorCode: code.rawValue
             )
         }
+        downgradeIfAllClassic(groupID, now, &out)
+        return responses
     }
 
     func consumerCommitError(_ request: OffsetCommitRequest, _ origin: RequestOrigin) -> ErrorCode {
@@ -173,7 +172,9 @@ extension GroupCoordinatorShard {
     }
 
     mutating func tickConsumer(_ groupID: String, _ now: CoordinatorTime, _ out: inout CoordinatorResult) {
+        let countBefore = consumerGroups[groupID]?.members.count
         consumerGroups[groupID]?.tick(now, &out)
+        if consumerGroups[groupID]?.members.count != countBefore { downgradeIfAllClassic(groupID, now, &out) }
     }
 
     mutating func dropConsumerGroupIfUnused(_ groupID: String, _ out: inout CoordinatorResult) {
@@ -213,7 +214,7 @@ extension GroupCoordinatorShard {
                     subscribedTopicRegex: member.subscribedPattern,
                     assignment: described(member.assigned),
                     targetAssignment: described(group.target[member.id] ?? PartitionSet()),
-                    memberType: 1
+                    memberType: member.classic == nil ? 1 : 0
                 )
             }
         )
