@@ -77,7 +77,7 @@ struct FetchReader: Sendable {
 
     private func find(_ target: FetchTarget) -> (Partition?, ErrorCode) {
         if let known = target.partition, !known.isDeleted { return (known, .none) }
-        let byID = target.topic.id != .zero
+        let byID = target.topic.isByID
         let lookup =
             byID
             ? registry.find(id: target.topic.id, partition: target.index)

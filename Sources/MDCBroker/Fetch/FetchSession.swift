@@ -8,10 +8,13 @@ final class FetchTopic: Sendable {
     let name: String
     let bytes: StringSlice
     let id: TopicID
+    /// Whether the request names topics by id. An id of zero is one that nobody has.
+    let isByID: Bool
 
-    init(name: String, id: TopicID) {
+    init(name: String, id: TopicID, isByID: Bool? = nil) {
         self.name = name
         self.id = id
+        self.isByID = isByID ?? (id != .zero)
         bytes = StringSlice(name)
     }
 }

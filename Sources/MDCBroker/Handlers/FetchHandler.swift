@@ -69,7 +69,11 @@ struct FetchHandler: Sendable {
         for partition in view.partitions {
             if partition.topic.ordinal != ordinal {
                 ordinal = partition.topic.ordinal
-                topic = FetchTopic(name: partition.topic.name.string ?? "", id: partition.topic.id)
+                topic = FetchTopic(
+                    name: partition.topic.name.string ?? "",
+                    id: partition.topic.id,
+                    isByID: view.version >= 13
+                )
             }
             guard let topic else { continue }
             targets.append(
@@ -137,7 +141,7 @@ struct FetchHandler: Sendable {
         case .sessionless, .failed: break
         }
         do throws(ProtocolError) {
-            context.respond(pieces: try Self.encode(context, sessionID, findings))
+            context.respond(pieces: try encode(context, sessionID, findings))
         } catch {
             context.closeConnection("a Fetch answer cannot be encoded: \(error)")
         }
@@ -148,7 +152,26 @@ struct FetchHandler: Sendable {
         return services.fetchSessions.withLock { $0.note(id, answers) }
     }
 
-    private static func encode(
+    /// What a client that asked with the wrong epoch is told of the leader, so that it need not ask for metadata (KIP-951).
+    private func leaderHint(_ finding: FetchFinding, _ version: Int16) -> FetchResponse.LeaderIdAndEpoch? {
+        guard version >= 16, let partition = finding.partition,
+            [ErrorCode.fencedLeaderEpoch.rawValue, ErrorCode.notLeaderOrFollower.rawValue]
+                .contains(finding.data.errorCode)
+        else { return nil }
+        return .init(leaderId: partition.leader, leaderEpoch: partition.leaderEpoch.rawValue)
+    }
+
+    private func endpoint(of leader: Int32) -> FetchResponse.NodeEndpoint {
+        let address = services.advertised
+        return .init(
+            nodeId: leader,
+            host: address.host,
+            port: Int32(address.port),
+            rack: services.configuration.rack
+        )
+    }
+
+    private func encode(
         _ context: RequestContext,
         _ sessionID: Int32,
         _ findings: [FetchFinding]
@@ -169,6 +192,7 @@ struct FetchHandler: Sendable {
             topicCount: groups.count,
             capacity: 128 + findings.count * 64
         )
+        var endpoints: [FetchResponse.NodeEndpoint] = []
         for group in groups {
             let topic = findings[group.lowerBound].target.topic
             try writer.beginTopic(name: topic.bytes, id: topic.id, partitionCount: group.count)
@@ -177,11 +201,16 @@ struct FetchHandler: Sendable {
                     context.connection.worker.metrics.failed(.fetch, ErrorCode(rawValue: finding.data.errorCode))
                 }
                 let length = finding.records.length
-                try writer.partition(finding.data, records: length > 0 ? finding.records : nil, length: length)
+                var data = finding.data
+                if let hint = leaderHint(finding, context.version) {
+                    data.currentLeader = hint
+                    if endpoints.isEmpty { endpoints.append(endpoint(of: hint.leaderId)) }
+                }
+                try writer.partition(data, records: length > 0 ? finding.records : nil, length: length)
             }
         }
         var pieces: [ResponsePiece] = []
-        for piece in try writer.finish() {
+        for piece in try writer.finish(nodeEndpoints: endpoints) {
             switch piece {
             case .bytes(let buffer), .records(.copied(let buffer), _): pieces.append(.bytes(buffer))
             case .records(.files(let read), _): pieces += read.slices.map { .file($0) }
