@@ -23,7 +23,9 @@ enum Generation {
 
         try manager.createDirectory(at: generated, withIntermediateDirectories: true)
         var outputs: [(url: URL, text: String)] = wanted.map { (generated.appending(path: $0.key), $0.value) }
-        outputs.append((root.appending(path: "docs/wire-compatibility.md"), table.compatibility()))
+        let page = root.appending(path: "docs/wire-compatibility.md")
+        let clients = try? clientTable(in: String(contentsOf: page, encoding: .utf8))
+        outputs.append((page, table.compatibility(clients: clients ?? "")))
         var differing: [String] = []
         for (url, text) in outputs.sorted(by: { $0.url.path < $1.url.path }) {
             if (try? String(contentsOf: url, encoding: .utf8)) == text { continue }
@@ -44,5 +46,13 @@ enum Generation {
         let messages = files.reduce(0) { $0 + $1.messages.count }
         print("\(files.count) schemas, \(messages) messages, \(differing.count) files \(check ? "differ" : "written")")
         return 0
+    }
+
+    /// The part of the page that `dev/interop --matrix` writes, which stays as it is.
+    private static func clientTable(in page: String) -> String? {
+        guard let begin = page.range(of: "<!-- clients: begin -->"),
+            let end = page.range(of: "<!-- clients: end -->\n", range: begin.upperBound..<page.endIndex)
+        else { return nil }
+        return String(page[begin.lowerBound..<end.upperBound])
     }
 }

@@ -58,13 +58,14 @@ struct TableEmitter {
         return out.text
     }
 
-    /// `docs/wire-compatibility.md`.
-    func compatibility() -> String {
+    /// `docs/wire-compatibility.md`, with the part about clients that a run of the interop tests wrote.
+    func compatibility(clients: String) -> String {
         var out = """
             # Wire compatibility
 
             The APIs of the Kafka protocol that MDC can read and write, their versions, and what each version changed.
-            This page is written by `dev/generate-messages` from `Sources/MDCProtocol/Schemas`; edit the schemas instead.
+            This page is written by `dev/generate-messages` from `Sources/MDCProtocol/Schemas`; edit the schemas instead. Its
+            part on clients is written by `dev/interop --matrix`.
 
             - *known*: the versions whose layout we know, for reading and for writing;
             - *announced*: the versions in the answer to ApiVersions of a node that has the API; those of Kafka 4.3;
@@ -85,6 +86,7 @@ struct TableEmitter {
             out +=
                 "| \(api.key) | \(api.name) | \(api.versions.text) | \(announced) | \(served) | \(flexible) | \(api.scope) |\n"
         }
+        out += "\n" + (clients.isEmpty ? "<!-- clients: begin -->\n<!-- clients: end -->\n" : clients)
         out += "\n## What each version changed\n"
         for file in files.filter({ $0.api != nil }).sorted(by: { ($0.api?.key ?? 0) < ($1.api?.key ?? 0) }) {
             guard let api = file.api else { continue }

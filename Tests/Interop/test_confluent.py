@@ -9,11 +9,13 @@ import threading
 import time
 import unittest
 
+import confluent_kafka
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
     AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, ResourceType)
 
 from broker_process import BrokerProcess
+from matrix import shows
 
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 
@@ -68,6 +70,7 @@ def drain(client, count, timeout=60):
 
 
 class WithBroker(unittest.TestCase):
+    client = f"confluent-kafka {confluent_kafka.__version__}"
     settings = ()
 
     def setUp(self):
@@ -81,6 +84,7 @@ class WithBroker(unittest.TestCase):
 
 
 class ProduceAndConsume(WithBroker):
+    @shows("produce", "consume", "gzip", "snappy", "lz4", "zstd")
     def test_every_codec_with_keys_and_headers(self):
         for codec in CODECS:
             with self.subTest(codec=codec):
@@ -94,6 +98,7 @@ class ProduceAndConsume(WithBroker):
                 reader.close()
                 self.assertEqual(sorted(m.value() for m in back), sorted(values))
 
+    @shows("committed offsets")
     def test_a_committed_position_is_resumed(self):
         self.create("resume", 2)
         values = [str(number).encode() for number in range(1_000)]
@@ -109,12 +114,14 @@ class ProduceAndConsume(WithBroker):
         second.close()
         self.assertEqual(sorted(int(m.value()) for m in head + tail), list(range(1_000)))
 
+    @shows("idempotence")
     def test_idempotent_producer_keeps_order(self):
         self.create("ordered", 1)
         values = [str(number).encode() for number in range(5_000)]
         placed = produce(self.broker, "ordered", values, **{"enable.idempotence": True})
         self.assertEqual(placed, [(0, number) for number in range(5_000)])
 
+    @shows("seek by time")
     def test_seek_and_offsets_for_times(self):
         self.create("seek", 1)
         produce(self.broker, "seek", [b"a", b"b", b"c", b"d"])
@@ -193,12 +200,15 @@ class Groups(WithBroker):
         self.assertEqual(missing, [], f"{len(missing)} messages reached no member\n{self.broker.tail()}")
         self.assertEqual(set(owners), {"stays", "leaves", "victim"}, "a member never owned a partition")
 
+    @shows("group", "eager rebalance", "member killed")
     def test_three_members_rebalance_without_loss_range(self):
         self.run_members("range")
 
+    @shows("cooperative rebalance", "member killed")
     def test_three_members_rebalance_without_loss_cooperative(self):
         self.run_members("cooperative-sticky")
 
+    @shows("static member")
     def test_static_member_returns_to_its_partitions(self):
         self.create("static", 2)
         produce(self.broker, "static", [b"x"] * 10, key=str)
@@ -215,6 +225,7 @@ class Groups(WithBroker):
         self.assertEqual(sorted(p.partition for p in again.assignment()), before)
         again.close()
 
+    @shows("groups admin")
     def test_groups_are_listed_described_and_deleted(self):
         self.create("described", 2)
         produce(self.broker, "described", [b"x"] * 4)
@@ -233,6 +244,7 @@ class Groups(WithBroker):
 
 
 class Administration(WithBroker):
+    @shows("topics", "partitions")
     def test_topics_are_created_grown_and_deleted(self):
         self.create("managed", 2, {"retention.ms": "3600000"})
         self.admin.create_partitions([NewPartitions("managed", 4)])["managed"].result(30)
@@ -244,6 +256,7 @@ class Administration(WithBroker):
         self.admin.delete_topics(["managed"])["managed"].result(30)
         self.assertNotIn("managed", self.admin.list_topics(timeout=30).topics)
 
+    @shows("configs")
     def test_configs_are_read_and_changed(self):
         self.create("configured", 1, {"retention.ms": "3600000"})
         resource = ConfigResource(ResourceType.TOPIC, "configured")
@@ -262,6 +275,7 @@ class Administration(WithBroker):
 
 
 class Crashes(WithBroker):
+    @shows("broker killed")
     def test_every_acknowledged_record_survives_kill_9_under_load(self):
         self.create("survivors", 3)
         acknowledged = []

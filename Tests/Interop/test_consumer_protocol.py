@@ -5,10 +5,12 @@ import threading
 import time
 import unittest
 
+import confluent_kafka
 from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from broker_process import BrokerProcess
+from matrix import shows
 from test_confluent import produce
 
 
@@ -48,10 +50,12 @@ class Reader(threading.Thread):
             try:
                 self.client.commit(message=message, asynchronous=False)
             except KafkaException as error:
-                # A partition that has just moved; its next owner reads the record again.
+                # A partition that has just moved; its next owner reads the record again. A classic member is told by
+                # ILLEGAL_GENERATION.
                 if error.args[0].code() not in (
                         KafkaError.STALE_MEMBER_EPOCH, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.REBALANCE_IN_PROGRESS,
-                        KafkaError.FENCED_MEMBER_EPOCH, KafkaError._NO_OFFSET, KafkaError._ASSIGNMENT_LOST):
+                        KafkaError.FENCED_MEMBER_EPOCH, KafkaError._NO_OFFSET, KafkaError._ASSIGNMENT_LOST,
+                        KafkaError.ILLEGAL_GENERATION):
                     self.errors.append(error)
 
     def stop(self):
@@ -69,6 +73,8 @@ def wait_until(condition, timeout, what):
 
 
 class ConsumerProtocolTest(unittest.TestCase):
+    client = f"confluent-kafka {confluent_kafka.__version__}"
+
     def setUp(self):
         self.broker = BrokerProcess("group.consumer.heartbeat.interval.ms=500").start()
         self.addCleanup(self.broker.close)
@@ -82,6 +88,7 @@ class ConsumerProtocolTest(unittest.TestCase):
         return sum(map(len, parts)) == partitions == len(set().union(*parts)) \
             and max(map(len, parts)) - min(map(len, parts)) <= 1
 
+    @shows("consumer protocol")
     def test_members_come_and_go_and_every_record_is_read(self):
         self.create("moves", 6)
         seen = []
@@ -111,6 +118,7 @@ class ConsumerProtocolTest(unittest.TestCase):
             lambda: reader.assigned == {("logs.a", 0), ("logs.a", 1), ("logs.b", 0)}, 30, lambda: reader.assigned)
         reader.stop()
 
+    @shows("consumer protocol")
     def test_a_classic_group_goes_over_with_its_offsets(self):
         self.create("over", 1)
         produce(self.broker, "over", [b"x"] * 10)
@@ -128,6 +136,7 @@ class ConsumerProtocolTest(unittest.TestCase):
         reader.stop()
         self.assertEqual([offset for _, _, offset in seen], [7, 8, 9])
 
+    @shows("broker killed")
     def test_the_group_survives_kill_9(self):
         self.create("survive", 4)
         seen = []
@@ -142,6 +151,60 @@ class ConsumerProtocolTest(unittest.TestCase):
         self.assertTrue(self.balanced(readers, 4), [reader.assigned for reader in readers])
         for reader in readers:
             reader.stop()
+
+    @shows("static member")
+    def test_a_static_member_returns_to_its_partitions(self):
+        self.create("static", 4)
+        seen = []
+        readers = [
+            Reader(self.broker, "g", ["static"], seen, **{"group.instance.id": f"instance-{n}"}) for n in range(2)]
+        wait_until(lambda: self.balanced(readers, 4), 30, lambda: [reader.assigned for reader in readers])
+        mine, others = readers[0].assigned, readers[1].assigned
+        readers[0].stop()
+        time.sleep(1)
+        # Its place is kept while it is away: the other has not been given more.
+        self.assertEqual(readers[1].assigned, others)
+        again = Reader(self.broker, "g", ["static"], seen, **{"group.instance.id": "instance-0"})
+        wait_until(lambda: again.assigned == mine, 30, lambda: (again.assigned, mine))
+        self.assertEqual(readers[1].assigned, others)
+        again.stop()
+        readers[1].stop()
+
+    @shows("migration")
+    def test_a_live_group_goes_over_member_by_member_and_back(self):
+        """Two members of the classic protocol are replaced one by one, while records flow, and put back again."""
+        for strategy in ("range", "cooperative-sticky"):
+            with self.subTest(strategy=strategy):
+                topic, group = f"live-{strategy}", f"g-{strategy}"
+                self.create(topic, 6)
+                seen, count = [], 0
+
+                def classic():
+                    return Reader(self.broker, group, [topic], seen, **{
+                        "group.protocol": "classic", "session.timeout.ms": 6000, "heartbeat.interval.ms": 500,
+                        "partition.assignment.strategy": strategy})
+
+                def settles(readers):
+                    nonlocal count
+                    produce(self.broker, topic, [b"x"] * 60, key=lambda i: str(i).encode())
+                    count += 60
+                    wait_until(
+                        lambda: self.balanced(readers, 6) and len(set(seen)) == count, 60,
+                        lambda: f"{[r.assigned for r in readers]} {len(set(seen))} of {count}\n{self.broker.tail()}")
+
+                readers = [classic(), classic()]
+                settles(readers)
+                for make in (lambda: Reader(self.broker, group, [topic], seen), classic):
+                    for _ in range(2):
+                        readers.append(make())
+                        settles(readers)
+                        readers.pop(0).stop()
+                        settles(readers)
+                self.assertEqual(sum((reader.errors for reader in readers), []), [])
+                described = self.admin.describe_consumer_groups([group])[group].result(30)
+                self.assertEqual(described.state, ConsumerGroupState.STABLE)
+                for reader in readers:
+                    reader.stop()
 
 
 if __name__ == "__main__":

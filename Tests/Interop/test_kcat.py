@@ -6,6 +6,7 @@ import subprocess
 import unittest
 
 from broker_process import BrokerProcess
+from matrix import shows
 
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 
@@ -20,6 +21,8 @@ def kcat(broker, *arguments, text=None, timeout=60):
 
 
 class Kcat(unittest.TestCase):
+    client = "kcat 1.7 (librdkafka 2.0)"
+
     def setUp(self):
         self.broker = BrokerProcess().start()
         self.addCleanup(self.broker.close)
@@ -30,6 +33,7 @@ class Kcat(unittest.TestCase):
         self.assertEqual([b["name"] for b in listing["brokers"]], [self.broker.bootstrap])
         self.assertIn("greetings", [t["topic"] for t in listing["topics"]])
 
+    @shows("produce", "consume", "gzip", "snappy", "lz4", "zstd")
     def test_every_codec_comes_back_as_it_went_in(self):
         lines = [f"message {number} — {'x' * (number % 300)}" for number in range(2_000)]
         for codec in CODECS:
@@ -39,6 +43,7 @@ class Kcat(unittest.TestCase):
                 back = kcat(self.broker, "-C", "-t", topic, "-o", "beginning", "-e", "-q")
                 self.assertEqual(back.splitlines(), lines)
 
+    @shows("headers")
     def test_keys_headers_and_null_values(self):
         kcat(self.broker, "-P", "-t", "keyed", "-K", ":", "-Z", "-H", "trace=42", text="a:1\nb:\n")
         back = kcat(self.broker, "-C", "-t", "keyed", "-o", "beginning", "-e", "-q", "-J")
@@ -46,6 +51,7 @@ class Kcat(unittest.TestCase):
         self.assertEqual([(r["key"], r["payload"]) for r in records], [("a", "1"), ("b", None)])
         self.assertEqual(records[0]["headers"], ["trace", "42"])
 
+    @shows("group", "committed offsets")
     def test_a_group_resumes_where_it_committed(self):
         first = [f"first {number}" for number in range(500)]
         second = [f"second {number}" for number in range(500)]
@@ -55,6 +61,7 @@ class Kcat(unittest.TestCase):
         kcat(self.broker, "-P", "-t", "resume", text="\n".join(second) + "\n")
         self.assertEqual(kcat(self.broker, *consume, "resume").splitlines(), second)
 
+    @shows("seek by time")
     def test_offsets_by_time(self):
         kcat(self.broker, "-P", "-t", "times", text="one\ntwo\nthree\n")
         answer = kcat(self.broker, "-Q", "-t", "times:0:1")
