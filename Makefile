@@ -46,8 +46,9 @@ vectors: deps ## golden vectors of another folder: make vectors DIR=…
 demo: build ## the main job, start to end: CSV of messages -> final statuses, everything in one process
 	.build/release/mdc up --demo Examples/messages.csv --data demo-data
 
-bench: build ## benchmarks, one line a figure: name value unit
+bench: build ## benchmarks, one line a figure: name value unit, compared with Benchmarks/thresholds
 	@dev/install-deps bench
+	@swift build $(RELEASE) -j $(JOBS) --product mdc-log-bench >&2
 	@Benchmarks/run
 
 generate: ## write the protocol's Swift anew from its schemas

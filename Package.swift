@@ -127,6 +127,11 @@ let package = Package(
         ),
 
         .executableTarget(name: "mdc-vectors", dependencies: ["MDCTesting"], swiftSettings: settings),
+        .executableTarget(
+            name: "mdc-log-bench",
+            dependencies: ["MDCLog", "MDCModel", "CMDCSystem", nio("NIOCore"), logging],
+            swiftSettings: settings
+        ),
 
         .testTarget(
             name: "MDCModelTests",

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CMDCSystem
+import Glibc
+import MDCLog
+import MDCModel
+import NIOCore
+
+/// Child process: appends so many mebibytes, brings them to disk with a checkpoint, appends a tail that is not synced,
+/// says so, and waits to be killed.
+func fillChild(_ path: String, durableMegabytes: Int, tailMegabytes: Int) throws -> Never {
+    let manager = try openManager(path, manual: true)
+    let log =
+        try manager.partition(partition(0))
+        ?? manager.createPartition(partition(0), topicID: topicID, settings: LogSettings())
+    // 16 KiB batches, as a busy producer sends them.
+    let batch = try makeBatch(records: 16, valueSize: 1010, timestamp: SystemLogClock().now())
+    func append(_ megabytes: Int) throws {
+        var done = 0
+        while done < megabytes << 20 {
+            _ = try log.append(batch, as: .client, leaderEpoch: 0, now: SystemLogClock().now())
+            done += batch.readableBytes
+            if done % (256 << 20) < batch.readableBytes { _ = durableMegabytes > 0 && manager.runSyncRound() }
+        }
+    }
+    if durableMegabytes > 0 {
+        try append(durableMegabytes)
+        manager.runSyncRound()
+        manager.runCheckpoint()
+    }
+    try append(tailMegabytes)
+    waitToBeKilled("ready \(log.logEndOffset)")
+}
+
+/// Start after kill -9 with much data and a tail that was not synced; then the offline check of all of it.
+func recoveryBench(_ parent: String, gigabytes: Int) throws {
+    let folder = try Folder(in: parent)
+    let path = "\(folder.path)/log"
+    func crash(_ durable: Int) throws {
+        let child = try Child(["fill", path, "\(durable)", "64"])
+        _ = try child.waitForLine()
+        child.kill()
+    }
+    try crash(gigabytes * 1024)
+    var warm: [Double] = []
+    var cold: [Double] = []
+    for turn in 0..<6 {
+        if turn > 0 { try crash(0) }
+        if turn % 2 == 1 { try Folder.dropCaches(path) }
+        var manager: LogManager?
+        let time = try timed { manager = try openManager(path) }
+        guard let manager, let report = manager.recoveryReports.first, report.scannedBytes >= 64 << 20 else {
+            throw BenchError("the start had nothing to recover: the benchmark does not measure what it should")
+        }
+        if turn % 2 == 1 { cold.append(time) } else { warm.append(time) }
+        try manager.close()
+    }
+    figure("log_recovery_\(gigabytes)GB_64MB_tail", medianOf: warm, "s")
+    figure("log_recovery_\(gigabytes)GB_64MB_tail_cold_cache", medianOf: cold, "s")
+    try checkBench(path)
+}
+
+private func checkBench(_ path: String) throws {
+    let files = Folder.files(path).filter { $0.hasSuffix(".log") }.sorted()
+    let bytes = files.reduce(0) { $0 + ((try? POSIXFileSystem().attributes($1)?.size) ?? 0) }
+    var read: [Double] = []
+    var check: [Double] = []
+    for _ in 0..<3 {
+        try Folder.dropCaches(path)
+        read.append(try rawReadRate(files) / 1e6)
+        try Folder.dropCaches(path)
+        check.append(try checkRate(path, bytes))
+    }
+    figure("log_check_raw_read_cold_cache", medianOf: read, "MB/s")
+    figure("log_check_cold_cache", medianOf: check, "MB/s")
+    figure("log_check_cold_cache_of_raw", medianOf: zip(check, read).map { $0 / $1 }, "ratio")
+    // The same of as much as certainly fits into memory.
+    let folder = try Folder(in: path)
+    let part = "\(folder.path)/log"
+    let child = try Child(["fill", part, "1024", "0"])
+    _ = try child.waitForLine()
+    child.kill()
+    let small = Folder.files(part).filter { $0.hasSuffix(".log") }
+    let smallBytes = small.reduce(0) { $0 + ((try? POSIXFileSystem().attributes($1)?.size) ?? 0) }
+    var warmRead: [Double] = []
+    var warmCheck: [Double] = []
+    for turn in 0..<6 {
+        let rate = try rawReadRate(small) / 1e6
+        let ours = try checkRate(part, smallBytes)
+        if turn == 0 { continue }
+        warmRead.append(rate)
+        warmCheck.append(ours)
+    }
+    figure("log_check_raw_read_cached", medianOf: warmRead, "MB/s")
+    figure("log_check_cached", medianOf: warmCheck, "MB/s")
+    figure("log_check_cached_of_raw", medianOf: zip(warmCheck, warmRead).map { $0 / $1 }, "ratio")
+}
+
+private func checkRate(_ path: String, _ bytes: Int) throws -> Double {
+    let time = try timed {
+        let report = try LogChecker(directory: path).run()
+        guard report.isSound else { throw BenchError("the check found problems: \(report)") }
+    }
+    return Double(bytes) / time / 1e6
+}
