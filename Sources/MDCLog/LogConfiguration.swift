@@ -40,7 +40,7 @@ public struct LogConfiguration: Sendable {
     public var syncParallelism = 4
     /// Threads that recover partitions at start.
     public var recoveryThreads = 4
-    /// Open segment files beyond which idle ones are closed.
+    /// Open segment files beyond which idle ones are closed; never more than half of what the process may open.
     public var maxOpenFiles = 4096
     /// Interval syncs, compaction, delayed deletions and other maintenance are looked at this often, milliseconds.
     public var maintenanceIntervalMilliseconds: Int64 = 1_000

@@ -161,6 +161,15 @@ public struct RecoveryReport: Hashable, Sendable {
     public var scannedBytes = 0
     /// Bytes of a torn, never acknowledged tail that were cut (not counting reserved space).
     public var cutBytes = 0
+    /// Batches that read well behind the place where the log was cut: proof that the end was not just torn, though not of
+    /// damage, since a system that goes down may have written later pages before earlier ones.
+    public var cutBatches = 0
+    /// First and last offset of these batches.
+    public var cutOffsets: ClosedRange<Offset>?
+    /// Where the bytes that were cut are kept.
+    public var tornFiles: [String] = []
+    /// Cuts that could not be kept for lack of space.
+    public var tornFilesLost = 0
     /// The end of the log after recovery.
     public var logEndOffset: Offset = 0
     /// Derived files that were made anew.

@@ -61,6 +61,10 @@ void mdc_error_text(int number, char *_Nonnull text, size_t size);
 /// Starts a detached thread. `name` has at most 15 characters.
 int mdc_start_thread(
     const char *_Nonnull name, void *_Nullable context, void (*_Nonnull body)(void *_Nullable context));
+/// Raises the number of files that the process may open as far as it may without asking; returns it.
+int64_t mdc_raise_file_limit(void);
+/// Puts the calling thread behind the others for processor and disk. What the system does not grant is not missed.
+void mdc_lower_thread_priority(void);
 /// Writes a line to standard error and ends the process by abort.
 void mdc_die(const char *_Nonnull message) __attribute__((noreturn));
 #endif

@@ -53,13 +53,15 @@ public struct LogDumper {
     ]
 
     private static func isKnown(_ name: String) -> Bool {
-        name == FileName.leaderEpochs || suffixes.contains { FileName.offset(in: name, suffix: $0) != nil }
+        name == FileName.leaderEpochs || TornTail.offset(in: name) != nil
+            || suffixes.contains { FileName.offset(in: name, suffix: $0) != nil }
     }
 
     private func dump(_ path: String, _ write: (String) -> Void) throws(FileSystemError) {
         let name = path.split(separator: "/").last.map(String.init) ?? path
         func offset(_ suffix: String) -> Offset? { FileName.offset(in: name, suffix: suffix) }
         if let base = offset(FileName.log) { return try dumpLog(path, base, write) }
+        if TornTail.offset(in: name) != nil { return try dumpTorn(path, write) }
         let bytes = try fileSystem.readSmallFile(path) ?? []
         if let base = offset(FileName.offsetIndex) {
             dumpOffsetIndex(bytes, base, write)
@@ -162,6 +164,30 @@ public struct LogDumper {
             }
         } catch {
             damaged("at byte \(scanner.position): \(error.message)", write)
+        }
+    }
+
+    /// What a recovery cut off a log: the batches that read well, with whatever stands between them left out.
+    private func dumpTorn(_ path: String, _ write: (String) -> Void) throws(FileSystemError) {
+        let file = try fileSystem.open(path, [])
+        let size = try file.size()
+        var search = BatchSearch(file: file, from: 0, to: size)
+        do throws(LogError) {
+            while let found = try search.next() {
+                batch(found.header, found.position, write)
+                guard printsRecords else { continue }
+                var bytes = [UInt8](repeating: 0, count: found.header.sizeInBytes)
+                var failure: LogError?
+                do throws(FileSystemError) { _ = try file.readFully(into: &bytes, at: found.position) } catch {
+                    throw LogError(error, while: "printing \(path)")
+                }
+                bytes.withUnsafeBytes { bytes in
+                    do throws(LogError) { try records(found.header, bytes, write) } catch { failure = error }
+                }
+                if let failure { throw failure }
+            }
+        } catch {
+            damaged(error.message, write)
         }
     }
 

@@ -78,6 +78,12 @@ struct PartitionCheck {
             if let offset = FileName.offset(in: name, suffix: FileName.producerSnapshot) {
                 checkSnapshot(name, offset, &report)
             }
+            if name.hasSuffix(FileName.damage) {
+                report.notes.append("\(path)/\(name): scrubbing has found damage here before")
+            }
+            if name.hasSuffix(FileName.torn) {
+                report.notes.append("\(path)/\(name) was cut off the log's end by a recovery")
+            }
             for suffix in [FileName.cleaned, FileName.swap, FileName.temporary] where name.hasSuffix(suffix) {
                 report.notes.append("\(path)/\(name) is left of interrupted work; the next start sees to it")
             }

@@ -6,6 +6,9 @@ import Synchronization
 
 /// The compacted copy of a group of segments, while it is written.
 struct SegmentCopy {
+    private static let reservation = 16 << 20
+    private static let syncInterval = 4 << 20
+
     let baseOffset: Offset
     /// Offset after the group: the copy stands for everything before it.
     let endOffset: Offset
@@ -15,6 +18,9 @@ struct SegmentCopy {
     private let path: String
     private var buffer = ByteBuffer()
     private var written = 0
+    /// Bytes of space that the file has, and bytes that are on disk.
+    private var reserved = 0
+    private var synced = 0
     /// Size, indexes and timestamps, as an append would keep them.
     private(set) var state: Segment.State
     /// Whether any batch differs from the original.
@@ -125,8 +131,21 @@ struct SegmentCopy {
         if buffer.readableBytes >= 1 << 20 { try flush() }
     }
 
+    /// Writes what is gathered, into space that was reserved before, and brings it to disk bit by bit: a sync of a
+    /// growing file, or of a whole segment at once, would hold up the syncs of the appends.
     private mutating func flush() throws(LogError) {
         let position = written
+        do throws(FileSystemError) {
+            if position + buffer.readableBytes > reserved {
+                let target = max(position + buffer.readableBytes, min(reserved + Self.reservation, originalSize))
+                do {
+                    try file.allocate(at: reserved, count: target - reserved)
+                } catch  where error.kind == .unsupported {}
+                reserved = target
+            }
+        } catch {
+            throw LogError(error, while: "writing a compacted segment")
+        }
         var failure: FileSystemError?
         buffer.withUnsafeReadableBytes { bytes in
             var piece = WritePiece(bytes)
@@ -141,6 +160,12 @@ struct SegmentCopy {
         if let failure { throw LogError(failure, while: "writing a compacted segment") }
         written += buffer.readableBytes
         buffer.clear()
+        if written - synced >= Self.syncInterval {
+            do throws(FileSystemError) { try file.sync() } catch {
+                throw LogError(error, while: "writing a compacted segment")
+            }
+            synced = written
+        }
     }
 
     /// Brings the copy, its footer and its transaction index to disk under their `.cleaned` names.
@@ -160,6 +185,7 @@ struct SegmentCopy {
             blocks: checker.blocks
         )
         do throws(FileSystemError) {
+            try file.truncate(to: written)
             try file.sync()
             try write(original.path(FileName.footer) + FileName.cleaned, footer.encode())
             if !transactions.isEmpty {
@@ -244,7 +270,7 @@ extension PartitionLog {
                 state.aborted.removeAll { range.contains($0.lastOffset) && !keptTransactions.contains($0) }
                 let durable = state.checkpoint.recoveryOffset
                 state.checkpoint.abortedTransactions = state.aborted.count { $0.lastOffset < durable }
-                state.nextCheckpoint = nil
+                state.discardNextCheckpoint()
             }
             for old in group { try retire(old) }
             do throws(FileSystemError) { try swap.finish(base: finished.baseOffset) } catch {

@@ -44,9 +44,7 @@ struct SegmentSwap {
             let end = try endOffset(base)
             let bases = names.compactMap { FileName.offset(in: $0, suffix: FileName.log) }
             for old in bases where old == base || old > base && old < end {
-                for suffix in [
-                    FileName.log, FileName.offsetIndex, FileName.timeIndex, FileName.transactionIndex, FileName.footer,
-                ] {
+                for suffix in [FileName.log] + FileName.besideLog {
                     let file = FileName.digits(old) + suffix
                     if names.remove(file) != nil { try fileSystem.unlinkIfPresent("\(path)/\(file)") }
                 }

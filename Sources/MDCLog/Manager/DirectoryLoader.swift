@@ -31,7 +31,12 @@ struct DirectoryLoader {
             directory.add(log)
             log.published.withLock { $0.cleanedTo = min(cleaned[log.topicPartition] ?? 0, $0.end) }
         }
-        for (_, report) in loaded { if let report { tell(report) } }
+        for (log, report) in loaded {
+            if let report { tell(report) }
+            for damage in log.damage where !(report?.damage.contains(damage) ?? false) {
+                logger.error("a segment is known to be damaged", metadata: ["damage": "\(damage)"])
+            }
+        }
         // From the first append on, the folder is not as it was left.
         do throws(FileSystemError) {
             try environment.fileSystem.unlinkIfPresent(path(FileName.cleanShutdown))
@@ -139,14 +144,23 @@ struct DirectoryLoader {
         for damage in report.damage {
             logger.error("damage below the durable point", metadata: ["damage": "\(damage)"])
         }
-        if report.cutBytes > 0 {
-            logger.notice(
-                "a torn tail was cut; nothing of it had been acknowledged",
-                metadata: [
-                    "partition": "\(report.topicPartition)", "bytes": "\(report.cutBytes)",
-                    "end": "\(report.logEndOffset)",
-                ]
+        guard report.cutBytes > 0 else { return }
+        var facts: Logger.Metadata = [
+            "partition": "\(report.topicPartition)", "bytes": "\(report.cutBytes)", "end": "\(report.logEndOffset)",
+        ]
+        if !report.tornFiles.isEmpty { facts["kept"] = "\(report.tornFiles.joined(separator: " "))" }
+        if let offsets = report.cutOffsets {
+            facts["batches"] = "\(report.cutBatches)"
+            facts["offsets"] = "\(offsets.lowerBound) to \(offsets.upperBound)"
+            logger.error(
+                "the end of a log was cut at bytes that cannot be read, and batches behind them can: either the machine went down while it wrote, then none of them was acknowledged, or the disk has damaged acknowledged records; compare with a replica or the producers",
+                metadata: facts
             )
+        } else {
+            logger.notice("a torn tail was cut; nothing of it had been acknowledged", metadata: facts)
+        }
+        if report.tornFilesLost > 0 {
+            logger.error("what was cut could not be kept for lack of space", metadata: facts)
         }
     }
 }

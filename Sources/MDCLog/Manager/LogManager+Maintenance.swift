@@ -20,9 +20,14 @@ final class Background: Sendable {
     init(interval: Int64) { self.interval = max(interval, 10) }
 
     /// Runs `body` every interval on a thread of its own until `stop`.
-    func start(_ name: String, every own: Int64? = nil, _ body: @escaping @Sendable () -> Void) {
+    func start(
+        _ name: String,
+        every own: Int64? = nil,
+        isUrgent: Bool = true,
+        _ body: @escaping @Sendable () -> Void
+    ) {
         state.withLock { $0.threads += 1 }
-        startThread(name) { [self] in
+        startThread(name, isUrgent: isUrgent) { [self] in
             while state.wait(atMost: own ?? interval, { $0.isStopping ? true : nil }) == nil { body() }
             state.withLock { $0.threads -= 1 }
             state.wakeAll()
@@ -69,10 +74,10 @@ extension LogManager {
         background.start("mdc-maintenance") { [weak self] in self?.runMaintenance() }
         let configuration = environment.configuration
         if configuration.scrubBytesPerSecond > 0 {
-            background.start("mdc-scrub", every: 60_000) { [weak self] in self?.runScrub() }
+            background.start("mdc-scrub", every: 60_000, isUrgent: false) { [weak self] in self?.runScrub() }
         }
         if configuration.compactionEnabled {
-            background.start("mdc-compaction") { [weak self] in self?.runCompaction() }
+            background.start("mdc-compaction", isUrgent: false) { [weak self] in self?.runCompaction() }
         }
     }
 
@@ -116,6 +121,7 @@ extension LogManager {
             return isDue
         }
         if isDue { runCheckpoint() }
+        environment.openFiles.closeExcess()
     }
 
     private func maintain(_ log: PartitionLog, _ now: Timestamp, retain: Bool) {

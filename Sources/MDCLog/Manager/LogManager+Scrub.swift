@@ -6,7 +6,7 @@ import Synchronization
 
 extension LogManager {
     /// One pass over the sealed segments: those without a footer are verified and get one, the others are compared with
-    /// theirs. Reads at most `scrubBytesPerSecond` on the engine's thread, without a limit in manual mode. Returns the
+    /// theirs; one that was found damaged and is sound again goes back into service. Reads at most `scrubBytesPerSecond` on the engine's thread, without a limit in manual mode. Returns the
     /// number of segments looked at.
     @discardableResult
     public func runScrub() -> Int {
@@ -30,7 +30,9 @@ extension LogManager {
     private func scrub(_ segment: Segment, of log: PartitionLog, _ budget: ScrubBudget) {
         do throws(LogError) {
             let pace: (Int) -> Bool = { budget.spend($0) }
-            if segment.needsFooter() {
+            if segment.state.withLock({ $0.isQuarantined }) {
+                if try segment.isSoundAgain(pace: pace) { try log.withdraw(damageOf: segment) }
+            } else if segment.needsFooter() {
                 if let problem = try segment.writeFooter(pace: pace) {
                     log.report(damageOf: segment, at: nil, reason: problem)
                 }
@@ -90,11 +92,40 @@ extension PartitionLog {
             nextOffset: segment.nextOffset,
             reason: reason
         )
-        published.withLock { state in
-            guard !state.damage.contains(where: { $0.path == report.path }) else { return }
+        let isNew = published.withLock { state -> Bool in
+            guard !state.damage.contains(where: { $0.path == report.path }) else { return false }
             state.damage.append(report)
+            return true
         }
         segment.state.withLock { $0.isQuarantined = true }
+        guard isNew else { return }
+        do throws(FileSystemError) {
+            // Under the lock, so that the note cannot be left of a segment that is removed meanwhile.
+            try appender.withLock { _ throws(FileSystemError) in
+                guard published.withLock({ $0.segments }).contains(where: { $0 === segment }) else { return }
+                try fileSystem.replaceFile(
+                    segment.path(FileName.damage),
+                    in: path,
+                    with: DamageNote.encode(report, segment)
+                )
+            }
+        } catch {
+            // Known until the next start; then found again by scrubbing.
+            directory.writeFailed(error)
+        }
+    }
+
+    /// Takes a segment back into service that was found damaged and is sound now, restored from elsewhere.
+    func withdraw(damageOf segment: Segment) throws(LogError) {
+        do throws(FileSystemError) {
+            try fileSystem.unlinkIfPresent(segment.path(FileName.damage))
+            try fileSystem.syncDirectory(path)
+        } catch {
+            throw LogError(error, while: "taking a segment back into service")
+        }
+        let name = segment.path(FileName.log)
+        published.withLock { $0.damage.removeAll { $0.path == name } }
+        segment.state.withLock { $0.isQuarantined = false }
     }
 }
 

@@ -58,7 +58,8 @@ public final class LogManager: Sendable {
             configuration: configuration,
             fileSystem: fileSystem,
             clock: clock,
-            openFiles: OpenFiles(limit: configuration.maxOpenFiles),
+            // Half of what the process may open is left for connections and what else there is.
+            openFiles: OpenFiles(limit: min(configuration.maxOpenFiles, Int(mdc_raise_file_limit()) / 2)),
             groupCommit: GroupCommit(
                 parallelism: configuration.syncParallelism,
                 isManual: configuration.backgroundMode == .manual,

@@ -199,7 +199,7 @@ extension PartitionLoader {
         progress.report.scannedBytes += scanner.position - position
         segment.state.withLock { state in
             state.physicalSize = size
-            state.indexesChanged = true
+            if position == 0 || scanner.position > position { state.indexesChanged = true }
         }
         return end
     }
@@ -215,37 +215,64 @@ extension PartitionLoader {
         segment.state.withLock { $0.physicalSize = size }
     }
 
-    /// Ends the log within `segment`: what follows was never acknowledged.
+    /// Ends the log within `segment`: what follows cannot have been acknowledged, as far as is known. It is kept aside.
     private func cut(
         _ segment: Segment,
         _ index: Int,
         _ progress: inout Progress,
         reason: String
     ) throws(LogError) {
-        let (size, physical) = segment.state.withLock { ($0.size, $0.physicalSize) }
+        let (size, physical, next) = segment.state.withLock { ($0.size, $0.physicalSize, $0.nextOffset) }
         progress.report.cutBytes += physical - size
+        if size < physical {
+            let tail = TornTail(base: segment.baseOffset, position: size, nextOffset: next)
+            try keep(&progress) { report throws(LogError) in
+                try tail.save(from: try segment.file(), upTo: physical, in: path, fileSystem, &report)
+            }
+        }
         try trim(segment)
         try cutFrom(index + 1, &progress, reason: reason)
     }
 
-    /// Removes the segments from `index` on: what precedes them is incomplete.
+    /// Takes the segments from `index` on out of the log: what precedes them is incomplete. Their files are kept aside.
     private func cutFrom(_ index: Int, _ progress: inout Progress, reason: String) throws(LogError) {
         guard index < progress.segments.count else { return }
+        let next = index > 0 ? progress.segments[index - 1].nextOffset : progress.segments[index].baseOffset
         for segment in progress.segments[index...].reversed() {
-            progress.report.cutBytes += segment.state.withLock { $0.physicalSize }
+            let physical = segment.state.withLock { $0.physicalSize }
+            progress.report.cutBytes += physical
+            let tail = TornTail(base: segment.baseOffset, position: 0, nextOffset: next)
+            try keep(&progress) { report throws(LogError) in
+                try tail.count(in: try segment.file(), upTo: physical, &report)
+            }
             segment.close()
             do throws(FileSystemError) {
-                for suffix in [
-                    FileName.log, FileName.offsetIndex, FileName.timeIndex, FileName.transactionIndex, FileName.footer,
-                ] {
-                    try fileSystem.unlinkIfPresent(segment.path(suffix))
+                if physical > 0 {
+                    let name = try TornTail.free("\(path)/\(tail.name)", fileSystem)
+                    try fileSystem.rename(segment.path(FileName.log), to: name)
+                    progress.report.tornFiles.append(name)
+                } else {
+                    try fileSystem.unlinkIfPresent(segment.path(FileName.log))
                 }
+                for suffix in FileName.besideLog { try fileSystem.unlinkIfPresent(segment.path(suffix)) }
             } catch {
                 throw LogError(error, while: "recovering \(topicPartition)")
             }
         }
         progress.segments.removeSubrange(index...)
         progress.directoryChanged = true
+    }
+
+    /// A full disk must not keep a log from being opened: what cannot be kept aside is cut all the same, and told.
+    private func keep(
+        _ progress: inout Progress,
+        _ body: (inout RecoveryReport) throws(LogError) -> Void
+    ) throws(LogError) {
+        do throws(LogError) {
+            try body(&progress.report)
+        } catch  where error.code == .noSpace {
+            progress.report.tornFilesLost += 1
+        }
     }
 
     /// Notes damage below the durable point; returns the offset at which the log goes on.

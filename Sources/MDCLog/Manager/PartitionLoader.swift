@@ -42,6 +42,8 @@ struct PartitionLoader {
         /// Segments that were scanned and may hold bytes that are not on disk.
         var scanned: [Segment] = []
         var directoryChanged = false
+        /// Damage that scrubbing found before this start.
+        var noted: [DamageReport] = []
     }
 
     /// Opens the log; the report is nil where nothing had to be recovered.
@@ -52,6 +54,7 @@ struct PartitionLoader {
         try openSegments(names, &progress)
         let firstBase = progress.segments[0].baseOffset
         let start = max(logStart ?? checkpoint?.logStartOffset ?? firstBase, firstBase)
+        try loadNotes(names, &progress)
         loadEpochs(&progress)
         var durable = max(checkpoint?.recoveryOffset ?? 0, recoveryPoint ?? 0)
         var isRecovered = true
@@ -66,7 +69,13 @@ struct PartitionLoader {
         }
         try settleEpochs(&progress)
         try loadTransactions(&progress, names, start: start, isRecovered: isRecovered)
-        if isRecovered { try syncScanned(&progress) }
+        if isRecovered {
+            try syncScanned(&progress)
+            // With their indexes written the files may be closed again: there may be more partitions than descriptors.
+            for segment in progress.scanned where !segment.state.withLock({ $0.isQuarantined }) {
+                try segment.writeIndexes(durable: false)
+            }
+        }
         return (makeLog(progress, topicID, start: start, durable: durable), isRecovered ? progress.report : nil)
     }
 
@@ -86,7 +95,8 @@ struct PartitionLoader {
         published.directoryChanged = progress.directoryChanged
         published.aborted = progress.aborted
         published.firstOpenOffset = progress.table.firstOpenOffset
-        published.damage = progress.report.damage
+        let found = Set(progress.report.damage.map(\.path))
+        published.damage = progress.report.damage + progress.noted.filter { !found.contains($0.path) }
         if let first = progress.report.damage.first {
             published.offline = LogError(
                 .damaged,
@@ -141,9 +151,7 @@ struct PartitionLoader {
             try SegmentSwap(path: path, fileSystem: fileSystem).finishInterrupted(&names)
             // Derived files whose log is gone.
             for name in names {
-                for suffix in [
-                    FileName.offsetIndex, FileName.timeIndex, FileName.transactionIndex, FileName.footer,
-                ] {
+                for suffix in FileName.besideLog {
                     guard let base = FileName.offset(in: name, suffix: suffix),
                         !names.contains(FileName.digits(base) + FileName.log)
                     else { continue }
@@ -202,6 +210,23 @@ struct PartitionLoader {
             progress.directoryChanged = true
         } catch {
             throw LogError(error, while: "opening \(topicPartition)")
+        }
+    }
+
+    /// Reads what scrubbing noted of damaged segments: they stay out of service until a scrub finds them sound again.
+    private func loadNotes(_ names: Set<String>, _ progress: inout Progress) throws(LogError) {
+        for segment in progress.segments {
+            guard names.contains(FileName.digits(segment.baseOffset) + FileName.damage) else { continue }
+            let report: DamageReport?
+            do throws(FileSystemError) {
+                report = try fileSystem.readSmallFile(segment.path(FileName.damage), limit: 1 << 20).flatMap {
+                    DamageNote.decode($0, of: segment, topicPartition)
+                }
+            } catch {
+                throw LogError(error, while: "reading what is known of damage to \(topicPartition)")
+            }
+            progress.noted.append(report ?? DamageNote.unreadable(segment, topicPartition))
+            segment.state.withLock { $0.isQuarantined = true }
         }
     }
 
@@ -368,9 +393,12 @@ struct PartitionLoader {
     private func syncScanned(_ progress: inout Progress) throws(LogError) {
         do throws(FileSystemError) {
             for segment in progress.scanned {
-                guard !segment.state.withLock({ $0.isQuarantined }) else { continue }
+                // Where nothing was found after the checkpoint, everything is on disk.
+                let (size, synced, isQuarantined) = segment.state.withLock {
+                    ($0.size, $0.syncedSize, $0.isQuarantined)
+                }
+                guard !isQuarantined, size > synced else { continue }
                 try open(segment).sync()
-                let size = segment.size
                 segment.didSync(size: size)
             }
             if progress.epochsChanged {

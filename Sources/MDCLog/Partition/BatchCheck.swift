@@ -41,11 +41,30 @@ struct BatchCheck {
                     throw LogError(.invalidRecord, "a control batch holds no transaction marker")
                 }
             }
+            if origin == .client { try checkBaseOffset(header) }
             if origin == .client { try checkTimestamps(header) }
             position += header.sizeInBytes
             count += 1
         }
+        // An append goes into one segment, so that it is there as a whole or not at all.
+        if origin != .replica, bytes.count > settings.segmentBytes {
+            throw LogError(
+                .messageTooLarge,
+                "\(count) batches of together \(bytes.count) bytes exceed segment.bytes, \(settings.segmentBytes); send them one by one"
+            )
+        }
         return (count, maxTimestamps)
+    }
+
+    /// Offsets are the broker's to give. Kafka refuses the same (`UnifiedLog`), so that a producer that counts on its own
+    /// offsets learns of it.
+    private func checkBaseOffset(_ header: RecordBatchHeader) throws(LogError) {
+        guard header.baseOffset == 0 else {
+            throw LogError(
+                .invalidRecord,
+                "a producer's batch begins at offset 0, this one at \(header.baseOffset); the broker gives the offsets"
+            )
+        }
     }
 
     private var rules: RecordBatchValidator.Rules {

@@ -9,7 +9,9 @@ extension PartitionLog {
     /// acknowledged.
     ///
     /// The input is neither changed nor copied: each batch is written as a patched header followed by its untouched rest,
-    /// all in one call to the system. After any error nothing of the input is in the log.
+    /// all in one call to the system. All batches go into one segment, which is rolled first if need be: after any error
+    /// nothing of the input is in the log. Only what a replica copied may be longer than a segment; then the append ends
+    /// with the segment, and `AppendResult.lastOffset` tells how far it came.
     ///
     /// - Parameters:
     ///   - batches: One or more batches, format v2.
@@ -63,15 +65,19 @@ extension PartitionLog {
                 isDuplicate: true
             )
         }
+        let chunk: Range<Int>
         do {
-            while let chunk = try nextChunk(&append, &appender) { try write(chunk, &append, &appender) }
+            chunk = try firstChunk(append, &appender)
+            try write(chunk, &append, &appender)
         } catch {
             append.undo(&appender.producers)
             throw error
         }
+        // Nothing, unless a replica's batches did not fit.
+        append.undo(&appender.producers)
         return AppendResult(
             firstOffset: append.firstOffset,
-            lastOffset: append.lastOffset,
+            lastOffset: append.header(chunk.upperBound - 1).lastOffset,
             logAppendTime: append.settings.timestampType == .logAppendTime && append.origin != .replica
                 ? append.now : .none,
             logStartOffset: logStart,
@@ -79,33 +85,38 @@ extension PartitionLog {
         )
     }
 
-    /// The batches that go to the active segment next, which is rolled first if need be; nil when all are written.
-    private func nextChunk(_ append: inout PendingAppend, _ appender: inout Appender) throws(LogError) -> Range<Int>? {
-        guard append.written < append.batchCount else { return nil }
+    /// The batches that go to the active segment, which is rolled first if need be: all, unless a replica's batches are
+    /// more than a segment holds.
+    private func firstChunk(_ append: PendingAppend, _ appender: inout Appender) throws(LogError) -> Range<Int> {
         let settings = append.settings
+        let all = 0..<append.batchCount
+        var wanted = (size: append.size(of: all), lastOffset: append.lastOffset)
+        if append.origin == .replica {
+            let first = append.header(0)
+            wanted = (first.sizeInBytes, first.lastOffset)
+        }
         var active = published.withLock { $0.active }
-        if shouldRoll(active, for: append.header(append.written), settings, append.now, appender) {
+        if shouldRoll(active, for: wanted, settings, append.now, appender) {
             try roll(&appender)
             active = published.withLock { $0.active }
         }
+        guard append.origin == .replica else { return all }
         var size = active.size
-        var last = append.written
-        while last < append.batchCount {
-            let header = append.header(last)
+        for index in all {
+            let header = append.header(index)
             let fits =
                 size + header.sizeInBytes <= settings.segmentBytes
                 && header.lastOffset - active.baseOffset <= Int64(Int32.max)
             // The first one goes in even where it alone exceeds the segment: its size was checked before.
-            if !fits && last > append.written { break }
+            if !fits && index > 0 { return 0..<index }
             size += header.sizeInBytes
-            last += 1
         }
-        return append.written..<last
+        return all
     }
 
     private func shouldRoll(
         _ active: Segment,
-        for header: RecordBatchHeader,
+        for wanted: (size: Int, lastOffset: Offset),
         _ settings: LogSettings,
         _ now: Timestamp,
         _ appender: Appender
@@ -113,9 +124,9 @@ extension PartitionLog {
         let (size, indexBytes, timeIndexBytes) = active.state.withLock {
             ($0.size, $0.offsetIndex?.sizeInBytes ?? 0, $0.timeIndex?.sizeInBytes ?? 0)
         }
-        if header.lastOffset - active.baseOffset > Int64(Int32.max) { return true }
+        if wanted.lastOffset - active.baseOffset > Int64(Int32.max) { return true }
         if size == 0 { return false }
-        return size + header.sizeInBytes > settings.segmentBytes
+        return size + wanted.size > settings.segmentBytes
             || isTooOld(appender, settings, now)
             || indexBytes + OffsetIndex.entrySize > settings.segmentIndexBytes
             || timeIndexBytes + TimeIndex.entrySize > settings.segmentIndexBytes

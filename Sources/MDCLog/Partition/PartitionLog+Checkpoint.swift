@@ -4,51 +4,104 @@ import MDCModel
 import Synchronization
 
 extension PartitionLog {
-    /// Brings the checkpoint up to date, as far as the log is synced: writes the indexes and the producers' snapshot,
-    /// and notes where a recovery could start. Returns whether the checkpoint has changed.
-    func advanceCheckpoint() throws(LogError) -> Bool {
-        let confirmed = published.withLock { $0.confirmCheckpoint() }
-        let isCurrent = published.withLock { state in
-            state.offline?.code == .damaged
-                || state.checkpoint.recoveryOffset == state.end && state.checkpoint.position >= 0
-        }
-        if isCurrent { return confirmed }
-        return try appender.withLock { appender throws(LogError) in
-            guard !appender.isClosed else { return confirmed }
-            return try prepareCheckpoint(&appender) || confirmed
-        }
+    /// A checkpoint as of one moment, with what must be written before it counts.
+    struct CheckpointDraft: Sendable {
+        var checkpoint: PartitionCheckpoint
+        /// What was true of the log then; where it has changed, the draft is void.
+        var revision: Int
+        /// The producers' state, where it needs a snapshot.
+        var producers: ProducerTable?
     }
 
-    /// Notes where a recovery could start once all is synced; tells whether that is so already.
-    private func prepareCheckpoint(_ appender: inout Appender) throws(LogError) -> Bool {
-        let (active, end, start, aborted) = published.withLock {
-            ($0.active, $0.end, $0.logStart, $0.aborted.count)
+    /// Brings the checkpoint up to date, as far as the log is synced: writes the indexes and the producers' snapshot,
+    /// and notes where a recovery could start. Returns whether the checkpoint has changed.
+    ///
+    /// Only the draft is made under the appender lock; what reads comes before it, what writes after it.
+    func advanceCheckpoint() throws(LogError) -> Bool {
+        let confirmed = published.withLock { $0.confirmCheckpoint() }
+        let (active, isCurrent) = published.withLock { state in
+            (
+                state.active,
+                state.offline?.code == .damaged
+                    || state.checkpoint.recoveryOffset == state.end && state.checkpoint.position >= 0
+            )
         }
+        if isCurrent { return confirmed }
         try active.loadIndexes()
+        _ = try active.largestTimestamp()
+        let draft = appender.withLock { appender in appender.isClosed ? nil : self.draftCheckpoint(appender) }
+        guard let draft else { return confirmed }
         try active.writeIndexes(durable: false)
-        writeSnapshot(&appender, at: end, always: false)
-        let (maxTimestamp, offsetOfMax) = try active.largestTimestamp()
-        let hasNoProducers = appender.producers.isEmpty
-        let next = active.state.withLock { state in
-            let offsets = state.offsetIndex?.encode() ?? []
-            let times = state.timeIndex?.encode() ?? []
+        try writeSnapshot(of: draft)
+        return accept(draft) || confirmed
+    }
+
+    /// What a checkpoint of this moment says; nil where the active segment's indexes are not in memory.
+    private func draftCheckpoint(_ appender: Appender) -> CheckpointDraft? {
+        let (active, end, start, aborted, revision) = published.withLock {
+            ($0.active, $0.end, $0.logStart, $0.aborted.count, $0.revision)
+        }
+        let needsSnapshot =
+            appender.snapshotOffset != end && !(appender.producers.isEmpty && appender.snapshotOffset == nil)
+        let checkpoint = active.state.withLock { state -> PartitionCheckpoint? in
+            guard let offsets = state.offsetIndex, let times = state.timeIndex, let maxTimestamp = state.maxTimestamp
+            else { return nil }
             return PartitionCheckpoint(
                 logStartOffset: start,
                 recoveryOffset: end,
                 segmentBase: active.baseOffset,
                 position: state.size,
                 maxTimestamp: maxTimestamp,
-                offsetOfMaxTimestamp: offsetOfMax,
-                offsetIndexEntries: offsets.count / OffsetIndex.entrySize,
+                offsetOfMaxTimestamp: state.offsetOfMaxTimestamp,
+                offsetIndexEntries: offsets.entries.count,
                 offsetIndexChecksum: offsets.checksum,
-                timeIndexEntries: times.count / TimeIndex.entrySize,
+                timeIndexEntries: times.entries.count,
                 timeIndexChecksum: times.checksum,
                 abortedTransactions: aborted,
-                hasNoProducers: hasNoProducers
+                hasNoProducers: appender.producers.isEmpty
             )
         }
-        return published.withLock { state in
-            state.nextCheckpoint = next
+        return checkpoint.map {
+            CheckpointDraft(
+                checkpoint: $0,
+                revision: revision,
+                producers: needsSnapshot ? appender.producers : nil
+            )
+        }
+    }
+
+    /// Writes a draft's snapshot under a temporary name, and gives it its own only if the log was not cut meanwhile: a
+    /// snapshot of what is gone must never be there.
+    private func writeSnapshot(of draft: CheckpointDraft) throws(LogError) {
+        guard let producers = draft.producers else { return }
+        let offset = draft.checkpoint.recoveryOffset
+        let name = "\(path)/\(FileName.digits(offset))\(FileName.producerSnapshot)"
+        let temporary = "\(name).checkpoint\(FileName.temporary)"
+        do throws(FileSystemError) {
+            let file = try fileSystem.open(temporary, [.write, .create])
+            try file.truncate(to: 0)
+            try file.writeFully(ProducerSnapshot.encode(producers), at: 0)
+            try appender.withLock { appender throws(FileSystemError) in
+                guard !appender.isClosed, published.withLock({ $0.revision }) == draft.revision else {
+                    try fileSystem.unlinkIfPresent(temporary)
+                    return
+                }
+                try fileSystem.rename(temporary, to: name)
+                appender.snapshotOffset = max(appender.snapshotOffset ?? offset, offset)
+            }
+        } catch {
+            // Derived: a failure to write it only makes the next recovery longer.
+            directory.writeFailed(error)
+        }
+    }
+
+    /// Makes a draft the next checkpoint, which holds once all it covers is synced; tells whether that is so already.
+    private func accept(_ draft: CheckpointDraft) -> Bool {
+        published.withLock { state in
+            guard state.revision == draft.revision,
+                state.checkpoint.recoveryOffset <= draft.checkpoint.recoveryOffset
+            else { return false }
+            state.nextCheckpoint = draft.checkpoint
             return state.confirmCheckpoint()
         }
     }
@@ -71,7 +124,11 @@ extension PartitionLog {
                 let isCurrent = published.withLock { state in
                     state.checkpoint.recoveryOffset == end && state.checkpoint.position >= 0
                 }
-                if !isCurrent { _ = try prepareCheckpoint(&appender) }
+                if !isCurrent {
+                    try active.loadIndexes()
+                    _ = try active.largestTimestamp()
+                    if let draft = draftCheckpoint(appender) { _ = accept(draft) }
+                }
                 try active.writeIndexes(durable: true)
             }
             for segment in segments { segment.close() }
@@ -114,9 +171,15 @@ extension PartitionLog.Published {
         return true
     }
 
+    /// Forgets a checkpoint, or a draft of one, that was made before the log changed otherwise than by an append.
+    mutating func discardNextCheckpoint() {
+        nextCheckpoint = nil
+        revision += 1
+    }
+
     /// Takes the recovery point back to `offset`, to scan its segment from the start.
     mutating func lowerCheckpoint(to offset: Offset, segmentBase: Offset) {
-        nextCheckpoint = nil
+        discardNextCheckpoint()
         checkpoint.logStartOffset = min(logStart, offset)
         checkpoint.recoveryOffset = min(checkpoint.recoveryOffset, offset)
         checkpoint.segmentBase = min(segmentBase, checkpoint.segmentBase)

@@ -57,9 +57,7 @@ extension PartitionLog {
         segment.close()
         do throws(FileSystemError) {
             // The log first: indexes without a log are leftovers, a log without indexes is whole.
-            for suffix in [
-                FileName.log, FileName.offsetIndex, FileName.timeIndex, FileName.transactionIndex, FileName.footer,
-            ] {
+            for suffix in [FileName.log] + FileName.besideLog {
                 let file = segment.path(suffix)
                 guard try fileSystem.exists(file) else { continue }
                 try fileSystem.rename(file, to: file + FileName.deleted)
@@ -85,6 +83,11 @@ extension PartitionLog {
             let isBeyond = limit.map { offset > $0 } ?? false
             guard isOld || isBeyond else { continue }
             try? fileSystem.unlinkIfPresent("\(path)/\(FileName.digits(offset))\(FileName.producerSnapshot)")
+        }
+        // What was cut off goes with the records beside which it stood.
+        for entry in names where entry.name.hasSuffix(FileName.torn) {
+            guard let offset = TornTail.offset(in: entry.name), offset < start else { continue }
+            try? fileSystem.unlinkIfPresent("\(path)/\(entry.name)")
         }
         if let limit { appender.snapshotOffset = offsets.last { $0 <= limit } }
     }
@@ -294,10 +297,11 @@ extension PartitionLog.Published {
         logStart = max(logStart, offset)
         let start = logStart
         if epochs.removeBefore(start) { epochsChanged = true }
+        if !damage.isEmpty { damage.removeAll { ($0.nextOffset ?? Offset(Int64.max)) <= start } }
         if let first = aborted.first, first.lastOffset < start { aborted.removeAll { $0.lastOffset < start } }
         let durable = checkpoint.recoveryOffset
         checkpoint.abortedTransactions = aborted.count { $0.lastOffset < durable }
-        nextCheckpoint = nil
+        discardNextCheckpoint()
     }
 
     /// Forgets everything at and after `end`; returns the waiters whose offsets are gone, and what is left of the aborted

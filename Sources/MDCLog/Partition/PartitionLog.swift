@@ -53,6 +53,8 @@ public final class PartitionLog: Sendable {
         /// Where a recovery may start, as of the last checkpoint; and one that holds once its offset is synced.
         var checkpoint: PartitionCheckpoint
         var nextCheckpoint: PartitionCheckpoint?
+        /// Counts what makes a checkpoint that is on its way void.
+        var revision = 0
         /// When the last sync was asked for under `DurabilityPolicy.interval`.
         var lastSyncRequest: Timestamp = .none
     }

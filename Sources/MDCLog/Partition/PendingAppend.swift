@@ -19,8 +19,6 @@ struct PendingAppend {
     private let headers: UnsafeMutableRawPointer
     /// Two a batch: the patched header, the rest of the input.
     private let vector: UnsafeMutablePointer<WritePiece>
-    /// Batches that are in the file.
-    private(set) var written = 0
     /// State of the producers before the append, where several batches change it before they are written.
     private var before: [(id: ProducerID, entry: ProducerEntry?)] = []
     private var completed: [(batch: Int, transaction: CompletedTransaction)] = []
@@ -181,7 +179,6 @@ struct PendingAppend {
 
     /// Takes note that a run of batches is in the file; returns the transactions that it ended.
     mutating func commit(_ chunk: Range<Int>, _ producers: inout ProducerTable) -> [CompletedTransaction] {
-        written = chunk.upperBound
         if batchCount > 1 {
             let ended = completed.filter { chunk.contains($0.batch) }.map(\.transaction)
             // What is in the file stays, whatever becomes of the rest.

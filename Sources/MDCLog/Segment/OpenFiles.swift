@@ -26,18 +26,26 @@ final class OpenFiles: Sendable {
     func opened(_ segment: Segment) {
         state.withLock { state in
             state.segments.append(segment)
-            // One turn of a clock hand: a segment used since the last turn is spared once.
-            var spared = 0
-            while state.segments.count > limit, spared <= 2 * state.segments.count {
-                if state.hand >= state.segments.count { state.hand = 0 }
-                let candidate = state.segments[state.hand]
-                if candidate !== segment, candidate.closeIfIdle() {
-                    state.segments.swapAt(state.hand, state.segments.count - 1)
-                    state.segments.removeLast()
-                } else {
-                    state.hand += 1
-                    spared += 1
-                }
+            closeExcess(&state, sparing: segment)
+        }
+    }
+
+    /// Closes files until there are no more than the limit, as far as they may be closed: some could not when the last one
+    /// was opened.
+    func closeExcess() { state.withLock { closeExcess(&$0, sparing: nil) } }
+
+    private func closeExcess(_ state: inout State, sparing segment: Segment?) {
+        // One turn of a clock hand: a segment used since the last turn is spared once.
+        var spared = 0
+        while state.segments.count > limit, spared <= 2 * state.segments.count {
+            if state.hand >= state.segments.count { state.hand = 0 }
+            let candidate = state.segments[state.hand]
+            if candidate !== segment, candidate.closeIfIdle() {
+                state.segments.swapAt(state.hand, state.segments.count - 1)
+                state.segments.removeLast()
+            } else {
+                state.hand += 1
+                spared += 1
             }
         }
     }

@@ -51,6 +51,15 @@ extension Segment {
         return "at byte \(scanner.position): zeros where batches should be"
     }
 
+    /// Whether a segment in which scrubbing found damage equals its footer, or without one has only valid batches.
+    func isSoundAgain(pace: (Int) -> Bool) throws(LogError) -> Bool {
+        // What recovery found stays as recovery left it until the next start.
+        guard (try? fileSystem.exists(path(FileName.damage))) == true else { return false }
+        if (try? fileSystem.exists(path(FileName.footer))) == true, try scrub(pace: pace) != nil { return false }
+        // A pass that was told to stop has not seen everything.
+        return try verifyBatches(pace: pace) == nil && pace(0)
+    }
+
     /// Compares a sealed segment with its footer; returns the first position that differs, nil where all is well or
     /// there is no footer.
     func scrub(pace: (Int) -> Bool) throws(LogError) -> Int? {

@@ -91,8 +91,14 @@ extension Segment {
 
     /// Writes the indexes to their files if they have changed.
     func writeIndexes(durable: Bool) throws(LogError) {
+        try indexFiles.withLock { _ throws(LogError) in try writeIndexFiles(durable: durable) }
+    }
+
+    private func writeIndexFiles(durable: Bool) throws(LogError) {
         let content = state.withLock { state -> (OffsetIndex, TimeIndex)? in
-            guard state.indexesChanged, let offsets = state.offsetIndex, let times = state.timeIndex else { return nil }
+            // The files of a segment that was replaced are its successor's.
+            guard state.indexesChanged, !state.isRetired, let offsets = state.offsetIndex, let times = state.timeIndex
+            else { return nil }
             state.indexesChanged = false
             return (offsets, times)
         }

@@ -51,6 +51,8 @@ final class Segment: Sendable {
     let fileSystem: any FileSystem
     let openFiles: OpenFiles
     let state: Mutex<State>
+    /// Held while the index files are written, which needs no other lock; comes before `state`.
+    let indexFiles = Mutex<Void>(())
 
     /// A segment whose file is there.
     init(
@@ -93,7 +95,7 @@ final class Segment: Sendable {
     ) throws(FileSystemError) -> Segment {
         let path = "\(directory)/\(FileName.digits(baseOffset))"
         // Leftovers of a segment that was truncated away.
-        for suffix in [FileName.offsetIndex, FileName.timeIndex, FileName.transactionIndex, FileName.footer] {
+        for suffix in FileName.besideLog {
             try fileSystem.unlinkIfPresent(path + suffix)
         }
         let file = try fileSystem.open(path + FileName.log, [.write, .create])
@@ -248,9 +250,12 @@ final class Segment: Sendable {
 
     /// Takes the segment out of service for good; readers that hold its file keep it open.
     func close() {
-        state.withLock { state in
-            state.file = nil
-            state.isRetired = true
+        // Who is writing the index files now ends first.
+        indexFiles.withLock { _ in
+            state.withLock { state in
+                state.file = nil
+                state.isRetired = true
+            }
         }
         openFiles.closed(self)
     }

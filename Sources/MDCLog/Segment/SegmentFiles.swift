@@ -11,6 +11,12 @@ enum FileName {
     static let producerSnapshot = ".snapshot"
     /// Ours: length and checksums of a sealed segment.
     static let footer = ".footer"
+    /// Ours: damage that was found in a sealed segment.
+    static let damage = ".damage"
+    /// Ours: what a recovery cut off the end of a log, kept aside.
+    static let torn = ".torn"
+    /// What belongs to a segment besides its log.
+    static let besideLog = [offsetIndex, timeIndex, transactionIndex, footer, damage]
     static let deleted = ".deleted"
     static let cleaned = ".cleaned"
     static let swap = ".swap"

@@ -15,6 +15,8 @@ struct OffsetIndex: Sendable, Equatable {
 
     let baseOffset: Offset
     private(set) var entries: ContiguousArray<Entry> = []
+    /// Of the encoded entries; kept up with each one, so that a checkpoint need not go over them all.
+    private(set) var checksum: UInt32 = 0
 
     init(baseOffset: Offset) { self.baseOffset = baseOffset }
 
@@ -23,7 +25,10 @@ struct OffsetIndex: Sendable, Equatable {
     mutating func append(lastOffset: Offset, position: Int) {
         let relative = Int32(truncatingIfNeeded: lastOffset - baseOffset)
         if let last = entries.last, last.relativeOffset >= relative { return }
-        entries.append(Entry(relativeOffset: relative, position: Int32(truncatingIfNeeded: position)))
+        let entry = Entry(relativeOffset: relative, position: Int32(truncatingIfNeeded: position))
+        entries.append(entry)
+        var bytes = (entry.relativeOffset.bigEndian, entry.position.bigEndian)
+        checksum = withUnsafeBytes(of: &bytes) { CRC32C.extend(checksum, UnsafeRawBufferPointer($0)) }
     }
 
     /// Position of a batch boundary at or before the batch that holds `offset`; 0 where no entry is that early.
@@ -41,12 +46,6 @@ struct OffsetIndex: Sendable, Equatable {
 
     /// Position of the last entry; 0 where there is none.
     var lastPosition: Int { entries.last.map { Int($0.position) } ?? 0 }
-
-    mutating func truncate(toPosition position: Int) {
-        entries.removeLast(entries.count - entries.partitionPoint { Int($0.position) >= position })
-    }
-
-    mutating func truncate(toCount count: Int) { entries.removeLast(max(0, entries.count - count)) }
 
     func encode() -> [UInt8] {
         var bytes: [UInt8] = []
@@ -73,6 +72,7 @@ struct OffsetIndex: Sendable, Equatable {
             }
             entries.append(entry)
         }
+        checksum = bytes.checksum
     }
 }
 
@@ -88,6 +88,8 @@ struct TimeIndex: Sendable, Equatable {
 
     let baseOffset: Offset
     private(set) var entries: ContiguousArray<Entry> = []
+    /// Of the encoded entries; kept up with each one, so that a checkpoint need not go over them all.
+    private(set) var checksum: UInt32 = 0
 
     init(baseOffset: Offset) { self.baseOffset = baseOffset }
 
@@ -100,6 +102,8 @@ struct TimeIndex: Sendable, Equatable {
         let relative = Int32(truncatingIfNeeded: offset - baseOffset)
         if let last, last.relativeOffset >= relative { return }
         entries.append(Entry(timestamp: timestamp, relativeOffset: relative))
+        var bytes = (timestamp.rawValue.bigEndian, relative.bigEndian)
+        checksum = withUnsafeBytes(of: &bytes) { CRC32C.extend(checksum, UnsafeRawBufferPointer($0)) }
     }
 
     /// An offset before which every record is older than `timestamp`.
@@ -107,13 +111,6 @@ struct TimeIndex: Sendable, Equatable {
         let count = entries.partitionPoint { $0.timestamp >= timestamp }
         return count == 0 ? baseOffset : baseOffset + Int64(entries[count - 1].relativeOffset)
     }
-
-    mutating func truncate(toOffset offset: Offset) {
-        let relative = offset - baseOffset
-        entries.removeLast(entries.count - entries.partitionPoint { Int64($0.relativeOffset) >= relative })
-    }
-
-    mutating func truncate(toCount count: Int) { entries.removeLast(max(0, entries.count - count)) }
 
     func encode() -> [UInt8] {
         var bytes: [UInt8] = []
@@ -143,6 +140,7 @@ struct TimeIndex: Sendable, Equatable {
             }
             entries.append(entry)
         }
+        checksum = bytes.checksum
     }
 }
 

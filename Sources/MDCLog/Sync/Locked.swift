@@ -61,16 +61,23 @@ final class Monitor<Value: Sendable>: @unchecked Sendable {
     func wakeOne() { pthread_cond_signal(condition) }
 }
 
-/// Starts a thread of the engine. It is for the body to end.
-func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) {
+/// Starts a thread of the engine; `isUrgent` where somebody waits for what it does, else it gets behind the others for
+/// processor and disk. It is for the body to end.
+func startThread(_ name: String, isUrgent: Bool = true, _ body: @escaping @Sendable () -> Void) {
     final class Box: Sendable {
+        let isUrgent: Bool
         let body: @Sendable () -> Void
-        init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+        init(_ isUrgent: Bool, _ body: @escaping @Sendable () -> Void) {
+            self.isUrgent = isUrgent
+            self.body = body
+        }
     }
-    let context = Unmanaged.passRetained(Box(body)).toOpaque()
+    let context = Unmanaged.passRetained(Box(isUrgent, body)).toOpaque()
     let result = mdc_start_thread(name, context) { context in
         guard let context else { return }
-        Unmanaged<Box>.fromOpaque(context).takeRetainedValue().body()
+        let box = Unmanaged<Box>.fromOpaque(context).takeRetainedValue()
+        if !box.isUrgent { mdc_lower_thread_priority() }
+        box.body()
     }
     precondition(result == 0, "no thread could be started for \(name) (errno \(-result)): raise the process limit")
 }
