@@ -145,6 +145,7 @@ public final class Broker: Service {
         }
         let workers = group.makeIterator().map { LoopWorker(eventLoop: $0, metrics: LoopMetrics()) }
         let server = ServerContext(configuration: configuration, handlers: .broker(services), logger: logger)
+        server.whenConnectionCloses { services.shares.connectionClosed($0.id) }
         do {
             let listener = try await Listener.bind(configuration.listen, group: group, workers: workers, server: server)
             services.advertised = configuration.advertise ?? Self.reachable(listener.address)
@@ -257,7 +258,13 @@ public final class Broker: Service {
                 directoryID: directoryID
             )
             let groups = services.groups
-            controller.whenDeleted { groups.topicsDeleted($0) }
+            let (shareStates, shares) = (services.shareStates, services.shares)
+            controller.whenDeleted {
+                groups.topicsDeleted($0)
+                shares.topicsDeleted()
+                shareStates.topicsDeleted()
+            }
+            shareStates.start()
             groups.start()
             services.transactions.start()
             return services
@@ -341,7 +348,9 @@ public final class Broker: Service {
     ) async {
         await listener.close()
         services.transactions.stop()
+        services.shares.stop()
         services.groups.stop()
+        services.shareStates.stop()
         for connection in server.allConnections { connection.onLoop { $0.drain() } }
         let deadline = mdc_monotonic_ns() + UInt64(configuration.shutdownTimeoutMilliseconds) * 1_000_000
         // Long polls end by themselves, soon; what does not in time is cut off.

@@ -21,6 +21,9 @@ final class BrokerServices: Sendable {
     let blocking: NIOThreadPool
     let groups: GroupCoordinatorService
     let transactions: TransactionCoordinatorService
+    let shareStates: ShareCoordinatorService
+    /// The share partitions and share sessions of this node.
+    let shares: SharePartitionManager
     let fetchSessions: Mutex<FetchSessionCache>
     /// Id of the data folder.
     let directoryID: KafkaUUID
@@ -59,7 +62,31 @@ final class BrokerServices: Sendable {
             address: address
         )
         internalTopics = access
-        groups = GroupCoordinatorService(access: access, settings: configuration.groupSettings, logger: logger)
+        shareStates = ShareCoordinatorService(
+            access: access,
+            updatesPerSnapshot: configuration.shareSnapshotUpdateRecords,
+            logger: logger
+        )
+        let shareSettings: @Sendable (String) -> ShareGroupSettings = { group in
+            configuration.shareGroupSettings(metadata.image.groupConfigs[group] ?? [:])
+        }
+        let shares = SharePartitionManager(
+            registry: partitions,
+            states: shareStates,
+            access: access,
+            settings: shareSettings,
+            maxSessions: configuration.shareMaxSessions,
+            logger: logger
+        )
+        self.shares = shares
+        groups = GroupCoordinatorService(
+            access: access,
+            settings: configuration.groupSettings,
+            logger: logger,
+            shareSettings: shareSettings,
+            shareStates: shareStates,
+            whenShareStatesGo: { shares.reset($0, topics: nil) }
+        )
         transactions = TransactionCoordinatorService(
             access: access,
             node: BrokerTransactionNode(partitions: partitions, controller: controller, groups: groups),
@@ -126,6 +153,13 @@ final class BrokerInternalTopics: InternalTopicAccess {
         if topic == .transactionState {
             count = configuration.transactionTopicPartitions
             configs["segment.bytes"] = String(configuration.transactionTopicSegmentBytes)
+        } else if topic == .shareGroupState {
+            // Not compacted by key: see ShareStateShard. What is redundant is cut off at the start.
+            count = configuration.shareStateTopicPartitions
+            configs = [
+                "cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1",
+                "segment.bytes": String(configuration.shareStateTopicSegmentBytes),
+            ]
         } else {
             count = configuration.offsetsTopicPartitions
         }
@@ -211,6 +245,16 @@ final class BrokerInternalTopics: InternalTopicAccess {
             return InternalTopicRead(batches: batches, nextOffset: read.nextOffset < end ? read.nextOffset : nil)
         } catch {
             throw Self.translate(error)
+        }
+    }
+
+    func trim(_ topic: InternalTopic, partition: Int32, before offset: Offset) {
+        guard case .found(let partition) = partitions.find(name: topic.name, partition: partition) else { return }
+        do throws(LogError) {
+            try partition.log.deleteRecords(before: offset)
+        } catch {
+            // It stays; the next time covers it.
+            return
         }
     }
 

@@ -278,6 +278,8 @@ public struct ErrorCode: RawRepresentable, Hashable, Sendable, CustomStringConve
     public static let voterNotFound = ErrorCode(rawValue: 127)
     /// `INVALID_REGULAR_EXPRESSION`.
     public static let invalidRegularExpression = ErrorCode(rawValue: 128)
+    /// `SHARE_SESSION_LIMIT_REACHED`.
+    public static let shareSessionLimitReached = ErrorCode(rawValue: 133)
 
     private static let names: [Int16: (name: String, retriable: Bool)] = [
         0: ("NONE", false),
@@ -409,5 +411,6 @@ public struct ErrorCode: RawRepresentable, Hashable, Sendable, CustomStringConve
         126: ("DUPLICATE_VOTER", false),
         127: ("VOTER_NOT_FOUND", false),
         128: ("INVALID_REGULAR_EXPRESSION", false),
+        133: ("SHARE_SESSION_LIMIT_REACHED", true),
     ]
 }

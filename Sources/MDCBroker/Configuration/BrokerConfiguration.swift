@@ -163,6 +163,41 @@ public struct BrokerConfiguration: Sendable {
     /// `group.consumer.migration.policy`.
     public var groupMigrationPolicy = GroupMigrationPolicy.bidirectional
 
+    // MARK: Share groups
+
+    /// `group.share.session.timeout.ms`, and what groups may set it to.
+    public var shareGroupSessionTimeout: Int32 = 45_000
+    /// `group.share.min.session.timeout.ms`.
+    public var shareGroupMinSessionTimeout: Int32 = 45_000
+    /// `group.share.max.session.timeout.ms`.
+    public var shareGroupMaxSessionTimeout: Int32 = 60_000
+    /// `group.share.heartbeat.interval.ms`, and what groups may set it to.
+    public var shareGroupHeartbeatInterval: Int32 = 5_000
+    /// `group.share.min.heartbeat.interval.ms`.
+    public var shareGroupMinHeartbeatInterval: Int32 = 5_000
+    /// `group.share.max.heartbeat.interval.ms`.
+    public var shareGroupMaxHeartbeatInterval: Int32 = 15_000
+    /// `group.share.max.size`.
+    public var shareGroupMaxSize: Int32 = 200
+    /// `group.share.record.lock.duration.ms`, and what groups may set it to.
+    public var shareRecordLockDuration: Int32 = 30_000
+    /// `group.share.min.record.lock.duration.ms`.
+    public var shareMinRecordLockDuration: Int32 = 15_000
+    /// `group.share.max.record.lock.duration.ms`.
+    public var shareMaxRecordLockDuration: Int32 = 60_000
+    /// `group.share.delivery.count.limit`.
+    public var shareDeliveryCountLimit: Int32 = 5
+    /// `group.share.partition.max.record.locks`.
+    public var sharePartitionMaxRecordLocks: Int32 = 2_000
+    /// `group.share.max.share.sessions`.
+    public var shareMaxSessions = 2_000
+    /// Partitions of `__share_group_state`.
+    public var shareStateTopicPartitions: Int32 = 16
+    /// Bytes of a segment of `__share_group_state`.
+    public var shareStateTopicSegmentBytes = 100 << 20
+    /// Updates of a share partition's state between two snapshots of it.
+    public var shareSnapshotUpdateRecords = 500
+
     // MARK: Stopping
 
     /// How long requests in service may take when the broker stops, in milliseconds.
@@ -247,6 +282,7 @@ public struct BrokerConfiguration: Sendable {
         settings.consumerHeartbeatInterval = consumerGroupHeartbeatInterval
         settings.consumerMaxSize = consumerGroupMaxSize
         settings.migrationPolicy = groupMigrationPolicy
+        settings.shareSessionTimeout = shareGroupSessionTimeout
         return settings
     }
 }

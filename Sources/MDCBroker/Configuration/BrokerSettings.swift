@@ -31,10 +31,12 @@ public struct BrokerSetting: Sendable {
 public enum BrokerSettings {
     /// By name.
     public static let byName: [String: BrokerSetting] = Dictionary(
-        uniqueKeysWithValues: (node + network + topics + topicSynonyms + fetch + groups).map { ($0.name, $0) }
+        uniqueKeysWithValues: (node + network + topics + topicSynonyms + fetch + groups + shareGroups).map {
+            ($0.name, $0)
+        }
     )
 
-    private static func integer<T: FixedWidthInteger & Sendable>(
+    static func integer<T: FixedWidthInteger & Sendable>(
         _ name: String,
         _ type: SettingType,
         _ path: any (WritableKeyPath<BrokerConfiguration, T> & Sendable),

@@ -58,6 +58,13 @@ enum GroupEvent: Sendable {
     case delete(groupID: String)
     case consumerHeartbeat(ConsumerGroupHeartbeatRequest, RequestOrigin)
     case consumerDescribe(groupID: String)
+    case shareHeartbeat(ShareGroupHeartbeatRequest, RequestOrigin, ShareGroupSettings)
+    case shareDescribe(groupID: String)
+    case shareSummary(groupID: String)
+    /// The share coordinator has a state for these partitions now.
+    case shareInitialized(groupID: String, PartitionSet)
+    /// The share coordinator has no state for these topics any more.
+    case shareForgotten(groupID: String, [TopicID])
     /// Topics were deleted: their offsets go.
     case topicsDeleted([String])
 }
@@ -78,6 +85,11 @@ enum GroupResponse: Equatable, Sendable {
     case delete(ErrorCode)
     case consumerHeartbeat(ConsumerGroupHeartbeatResponse)
     case consumerDescribe(ConsumerGroupDescribeResponse.DescribedGroup)
+    /// `uninitialized` lists partitions that the group reads and that need a state at the share coordinator first.
+    case shareHeartbeat(ShareGroupHeartbeatResponse, uninitialized: PartitionSet)
+    case shareDescribe(ShareGroupDescribeResponse.DescribedGroup)
+    /// Nil where there is no such share group.
+    case shareSummary(ShareGroupSummary?)
     /// The event has no answer of its own.
     case done(ErrorCode)
 }
@@ -160,6 +172,8 @@ struct GroupSettings: Equatable, Sendable {
     var consumerMaxSize: Int32 = .max
     /// `group.consumer.migration.policy`
     var migrationPolicy = GroupMigrationPolicy.bidirectional
+    /// `group.share.session.timeout.ms`: for members that were there before the node began to run.
+    var shareSessionTimeout: Int32 = 45_000
     /// How long a member that joined without an id may wait for its first answer.
     var newMemberJoinTimeout: Int64 = 300_000
 }

@@ -119,7 +119,7 @@ extension GroupCoordinatorService {
         let calls = request.groupsNames.map { groupID in
             { (done: @escaping GroupCompletion) in
                 if !self.hasShards { return done(.response(.delete(.groupIdNotFound))) }
-                self.submit(groupID, .delete(groupID: groupID), done)
+                self.removeShareStates(groupID) { self.submit(groupID, .delete(groupID: groupID), done) }
             }
         }
         gather(calls) { outcomes in
@@ -164,10 +164,16 @@ extension GroupCoordinatorService {
         case 1:
             guard let prepareTransactions else { return answer(.coordinatorNotAvailable, nil) }
             prepareTransactions { answer($0, nil) }
+        case 2:
+            if let bad = keys.first(where: { SharePartitionKey($0) == nil }) {
+                return answer(.invalidRequest, "\(bad) is not of the form group:topic-id:partition.")
+            }
+            guard let shareStates else { return answer(.invalidRequest, "This node has no share coordinator.") }
+            shareStates.prepare { answer($0, nil) }
         default:
             answer(
                 .invalidRequest,
-                "Coordinator key type \(request.keyType) is not supported; use 0 (group) or 1 (transaction)."
+                "Coordinator key type \(request.keyType) is not supported; use 0 (group), 1 (transaction) or 2 (share)."
             )
         }
     }
@@ -187,7 +193,12 @@ extension GroupCoordinatorService {
             errorMessage: message
         )
         guard code == .none else { return found }
-        let topic = type == 0 ? InternalTopic.consumerOffsets : .transactionState
+        let topic: InternalTopic =
+            switch type {
+            case 0: .consumerOffsets
+            case 1: .transactionState
+            default: .shareGroupState
+            }
         guard let count = access.partitionCount(of: topic),
             let endpoint = access.endpoint(of: topic, partition: Self.partition(of: key, count: count))
         else {

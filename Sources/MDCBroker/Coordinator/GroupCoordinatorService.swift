@@ -11,13 +11,29 @@ import Synchronization
 final class GroupCoordinatorService: Sendable {
     let access: any InternalTopicAccess
     let settings: GroupSettings
+    /// The settings of a share group, by its id.
+    let shareSettings: @Sendable (String) -> ShareGroupSettings
+    /// Where the states of share partitions are kept; nil where there are no share groups.
+    let shareStates: ShareCoordinatorService?
+    /// Told when states of share partitions were removed under those that use them.
+    let whenShareStatesGo: @Sendable (String) -> Void
     private let logger: Logger
     /// One per partition of `__consumer_offsets`; empty while that does not exist.
     private let shards = Mutex<[GroupShardRuntime]>([])
     private let transactionPreparation = Mutex<(@Sendable (@escaping @Sendable (ErrorCode) -> Void) -> Void)?>(nil)
 
-    init(access: any InternalTopicAccess, settings: GroupSettings, logger: Logger) {
+    init(
+        access: any InternalTopicAccess,
+        settings: GroupSettings,
+        logger: Logger,
+        shareSettings: @escaping @Sendable (String) -> ShareGroupSettings = { _ in ShareGroupSettings() },
+        shareStates: ShareCoordinatorService? = nil,
+        whenShareStatesGo: @escaping @Sendable (String) -> Void = { _ in }
+    ) {
         self.access = access
+        self.whenShareStatesGo = whenShareStatesGo
+        self.shareSettings = shareSettings
+        self.shareStates = shareStates
         self.settings = settings
         self.logger = logger
     }
@@ -176,11 +192,7 @@ final class GroupCoordinatorService: Sendable {
         var members = 0
         for shard in allShards {
             let part = shard.inspect { shard in
-                (
-                    shard.list(ListGroupsRequest()).map(\.groupState),
-                    shard.classicGroups.values.reduce(0) { $0 + $1.members.count }
-                        + shard.consumerGroups.values.reduce(0) { $0 + $1.members.count }
-                )
+                (shard.list(ListGroupsRequest()).map(\.groupState), shard.memberCount)
             }
             for state in part?.0 ?? [] { counts[state, default: 0] += 1 }
             members += part?.1 ?? 0

@@ -8,7 +8,15 @@ import NIOCore
 extension GroupCoordinatorShard {
     /// A group exists if it has a state or only offsets (a simple group).
     func exists(_ groupID: String) -> Bool {
-        classicGroups[groupID] != nil || consumerGroups[groupID] != nil || offsets.hasOffsets(groupID)
+        classicGroups[groupID] != nil || consumerGroups[groupID] != nil || shareGroups[groupID] != nil
+            || offsets.hasOffsets(groupID)
+    }
+
+    /// Members of all groups.
+    var memberCount: Int {
+        let classic = classicGroups.values.reduce(0) { $0 + $1.members.count }
+        let consumer = consumerGroups.values.reduce(0) { $0 + $1.members.count }
+        return shareGroups.values.reduce(classic + consumer) { $0 + $1.members.count }
     }
 
     func describe(_ groupID: String, _ origin: RequestOrigin) -> DescribeGroupsResponse.DescribedGroup {
@@ -19,7 +27,7 @@ extension GroupCoordinatorShard {
             } else if origin.apiVersion >= 6 {
                 described.errorCode = ErrorCode.groupIdNotFound.rawValue
                 described.errorMessage =
-                    consumerGroups[groupID] == nil
+                    consumerGroups[groupID] == nil && shareGroups[groupID] == nil
                     ? "Group \(groupID) not found." : "Group \(groupID) is not a classic group."
             }
             return described
@@ -64,6 +72,16 @@ extension GroupCoordinatorShard {
                 )
             )
         }
+        for (groupID, group) in shareGroups {
+            groups.append(
+                .init(
+                    groupId: groupID,
+                    protocolType: "share",
+                    groupState: group.state.rawValue,
+                    groupType: "share"
+                )
+            )
+        }
         for groupID in offsets.pending.groups.union(offsets.groups.keys)
         where classicGroups[groupID] == nil && consumerGroups[groupID] == nil {
             groups.append(
@@ -88,6 +106,12 @@ extension GroupCoordinatorShard {
         }
         if let group = consumerGroups[groupID], !group.members.isEmpty {
             return out.answer(token, .delete(.nonEmptyGroup))
+        }
+        if let group = shareGroups[groupID] {
+            guard group.members.isEmpty else { return out.answer(token, .delete(.nonEmptyGroup)) }
+            group.appendTombstones(&out)
+            shareGroups[groupID] = nil
+            out.changesGroups = true
         }
         remove(offsets.removals(of: groupID) + offsets.pendingRemovals(of: groupID), &out)
         if classicGroups.removeValue(forKey: groupID) != nil {

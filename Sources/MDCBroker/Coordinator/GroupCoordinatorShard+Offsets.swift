@@ -61,6 +61,8 @@ extension GroupCoordinatorShard {
         if consumerGroups[request.groupId] != nil {
             return consumerCommitError(request, origin)
         }
+        // Members of share groups acknowledge records; they commit no offsets.
+        if shareGroups[request.groupId] != nil { return .groupIdNotFound }
         guard let group = classicGroups[request.groupId] else {
             // Without a generation it is a client that assigns itself its partitions, or an administrator.
             return generation < 0 ? .none : .illegalGeneration
@@ -91,6 +93,10 @@ extension GroupCoordinatorShard {
                 response.errorCode = code.rawValue
                 return response
             }
+        }
+        if shareGroups[request.groupId] != nil {
+            response.errorCode = ErrorCode.groupIdNotFound.rawValue
+            return response
         }
         let stored = offsets.groups[request.groupId] ?? [:]
         let isUnstable = { (topic: String, partition: Int32) in

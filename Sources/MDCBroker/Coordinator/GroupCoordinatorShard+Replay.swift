@@ -29,6 +29,12 @@ extension GroupCoordinatorShard {
         case .targetMetadata(let groupID, let value): replayTargetEpoch(groupID, value, now)
         case .targetMember(let key, let value): replayTarget(key, value, now)
         case .currentMember(let key, let value): replayCurrent(key, value, now)
+        case .shareGroup(let groupID, let value): replayShareGroup(groupID, value)
+        case .shareMember(let key, let value): replayShareMember(key, value)
+        case .shareTargetMetadata(let groupID, let value): replayShareTargetEpoch(groupID, value)
+        case .shareTargetMember(let key, let value): replayShareTarget(key, value)
+        case .shareCurrentMember(let key, let value): replayShareCurrent(key, value)
+        case .shareState(let groupID, let value): replayShareState(groupID, value)
         case .other: break
         }
     }
@@ -48,6 +54,10 @@ extension GroupCoordinatorShard {
         }
         for groupID in consumerGroups.keys {
             consumerGroups[groupID]?.renewAllSessions(now, settings)
+            reschedule(groupID)
+        }
+        for groupID in shareGroups.keys {
+            shareGroups[groupID]?.renewAllSessions(now, timeout: settings.shareSessionTimeout)
             reschedule(groupID)
         }
         nextExpiryCheck = now.monotonic + settings.offsetsRetentionCheckInterval

@@ -14,6 +14,7 @@ struct GroupCoordinatorShard: Sendable {
     var settings: GroupSettings
     var classicGroups: [String: ClassicGroup] = [:]
     var consumerGroups: [String: ConsumerGroup] = [:]
+    var shareGroups: [String: ShareGroup] = [:]
     var offsets = OffsetStore()
     var deadlines = DeadlineQueue()
     var random: SplitMix64
@@ -67,7 +68,15 @@ struct GroupCoordinatorShard: Sendable {
         case .delete(let groupID): delete(groupID, token, &out)
         case .consumerHeartbeat(let request, let origin): consumerHeartbeat(request, origin, token, now, &out)
         case .consumerDescribe(let groupID): out.answer(token, .consumerDescribe(consumerDescribe(groupID)))
-        case .topicsDeleted(let names): topicsDeleted(Set(names), token, &out)
+        case .shareHeartbeat(let request, let origin, let settings):
+            shareHeartbeat(request, origin, settings, token, now, &out)
+        case .shareDescribe(let groupID): out.answer(token, .shareDescribe(shareDescribe(groupID)))
+        case .shareSummary(let groupID): out.answer(token, .shareSummary(shareSummary(groupID)))
+        case .shareInitialized(let groupID, let partitions): shareInitialized(groupID, partitions, token, &out)
+        case .shareForgotten(let groupID, let gone): shareForgotten(groupID, gone, token, &out)
+        case .topicsDeleted(let names):
+            forgetDeletedTopics(&out)
+            topicsDeleted(Set(names), token, &out)
         }
         return out
     }
@@ -78,6 +87,7 @@ struct GroupCoordinatorShard: Sendable {
         while let groupID = deadlines.popDue(at: now.monotonic) {
             classicGroups[groupID]?.tick(now, settings, &out)
             tickConsumer(groupID, now, &out)
+            shareGroups[groupID]?.tick(now, topics, &out)
             reschedule(groupID)
         }
         if nextExpiryCheck <= now.monotonic { expireOffsets(now, &out) }
@@ -102,9 +112,10 @@ struct GroupCoordinatorShard: Sendable {
 
     /// Puts the group into the queue of deadlines.
     mutating func reschedule(_ groupID: String) {
-        if let deadline = classicGroups[groupID]?.nextDeadline ?? consumerGroups[groupID]?.nextDeadline {
-            deadlines.schedule(groupID, at: deadline)
-        }
+        let deadline =
+            classicGroups[groupID]?.nextDeadline ?? consumerGroups[groupID]?.nextDeadline
+            ?? shareGroups[groupID]?.nextDeadline
+        if let deadline { deadlines.schedule(groupID, at: deadline) }
     }
 
     /// A new id for a member, in the form that Kafka gives: readable prefix, dash, random UUID.
@@ -127,6 +138,7 @@ struct GroupCoordinatorShard: Sendable {
             return refuse(.invalidSessionTimeout, &out)
         }
         let groupID = request.groupId
+        if shareGroups[groupID] != nil { return refuse(.inconsistentGroupProtocol, &out) }
         if consumerGroups[groupID]?.members.isEmpty == false {
             return joinConsumerGroup(request, origin, token, now, &out)
         }

@@ -15,7 +15,13 @@ enum GroupRecord: Equatable, Sendable {
     case targetMetadata(groupID: String, ConsumerGroupTargetAssignmentMetadataValue?)
     case targetMember(ConsumerGroupTargetAssignmentMemberKey, ConsumerGroupTargetAssignmentMemberValue?)
     case currentMember(ConsumerGroupCurrentMemberAssignmentKey, ConsumerGroupCurrentMemberAssignmentValue?)
-    /// A kind that holds no state of ours (partition metadata, share groups, or newer than we are).
+    case shareGroup(groupID: String, ShareGroupMetadataValue?)
+    case shareMember(ShareGroupMemberMetadataKey, ShareGroupMemberMetadataValue?)
+    case shareTargetMetadata(groupID: String, ShareGroupTargetAssignmentMetadataValue?)
+    case shareTargetMember(ShareGroupTargetAssignmentMemberKey, ShareGroupTargetAssignmentMemberValue?)
+    case shareCurrentMember(ShareGroupCurrentMemberAssignmentKey, ShareGroupCurrentMemberAssignmentValue?)
+    case shareState(groupID: String, ShareGroupStatePartitionMetadataValue?)
+    /// A kind that holds no state of ours (partition metadata, or newer than we are).
     case other(kind: Int16)
 }
 
@@ -66,8 +72,39 @@ extension GroupRecord {
             self = .targetMember(try .init(reading: &key, version: 7), try Self.read(&value, version))
         case 8:
             self = .currentMember(try .init(reading: &key, version: 8), try Self.read(&value, version))
+        case 10...15:
+            self = try Self.share(kind, &key, &value, version)
         default:
             self = .other(kind: kind)
+        }
+    }
+
+    /// The records of share groups.
+    private static func share(
+        _ kind: Int16,
+        _ key: inout ByteBuffer,
+        _ value: inout ByteBuffer?,
+        _ version: Int16
+    ) throws(ProtocolError) -> GroupRecord {
+        switch kind {
+        case 10: .shareMember(try .init(reading: &key, version: 10), try read(&value, version))
+        case 11:
+            .shareGroup(
+                groupID: try ShareGroupMetadataKey(reading: &key, version: 11).groupId,
+                try read(&value, version)
+            )
+        case 12:
+            .shareTargetMetadata(
+                groupID: try ShareGroupTargetAssignmentMetadataKey(reading: &key, version: 12).groupId,
+                try read(&value, version)
+            )
+        case 13: .shareTargetMember(try .init(reading: &key, version: 13), try read(&value, version))
+        case 14: .shareCurrentMember(try .init(reading: &key, version: 14), try read(&value, version))
+        default:
+            .shareState(
+                groupID: try ShareGroupStatePartitionMetadataKey(reading: &key, version: 15).groupId,
+                try read(&value, version)
+            )
         }
     }
 
@@ -82,7 +119,7 @@ extension GroupRecord {
 
 extension CoordinatorRecord {
     /// Encodes a record. A failure is a programmer's error: what is encoded here was bounded when it came in.
-    private init<Key: ProtocolMessage, Value: ProtocolMessage>(
+    init<Key: ProtocolMessage, Value: ProtocolMessage>(
         _ kind: Int16,
         _ key: Key,
         _ version: Int16,

@@ -11,8 +11,10 @@ struct InternalTopic: Hashable, Sendable {
     static let consumerOffsets = InternalTopic(name: "__consumer_offsets")
     /// States of transactions.
     static let transactionState = InternalTopic(name: "__transaction_state")
+    /// What share groups have read of each partition.
+    static let shareGroupState = InternalTopic(name: "__share_group_state")
     /// All there are: clients may not write to them.
-    static let all = [consumerOffsets, transactionState]
+    static let all = [consumerOffsets, transactionState, shareGroupState]
 }
 
 /// Part of an internal topic, read back.
@@ -64,6 +66,8 @@ protocol InternalTopicAccess: Sendable {
         partition: Int32,
         from offset: Offset
     ) throws(CoordinatorStorageError) -> InternalTopicRead
+    /// Lets go of everything before `offset`. May block.
+    func trim(_ topic: InternalTopic, partition: Int32, before offset: Offset)
     /// The topics there are now.
     func topicImage() -> GroupTopicImage
     /// Grows with each change of the topics.
@@ -74,4 +78,9 @@ protocol InternalTopicAccess: Sendable {
     func schedule(after milliseconds: Int64, _ work: @escaping @Sendable () -> Void) -> @Sendable () -> Void
     /// Runs `work`, which may block, soon and away from the event loops.
     func runBlocking(_ work: @escaping @Sendable () -> Void)
+}
+
+extension InternalTopicAccess {
+    /// Keeps everything: a log that grows is no error.
+    func trim(_: InternalTopic, partition _: Int32, before _: Offset) {}
 }

@@ -8,6 +8,7 @@ enum ConfigSource: Int8, Sendable {
     case topic = 1
     case staticBroker = 4
     case defaultConfig = 5
+    case group = 8
 }
 
 /// A setting with its value and where that comes from.
@@ -38,6 +39,24 @@ struct ConfigView: Sendable {
                 name: setting.name,
                 value: own ?? inherited,
                 source: own == nil ? source : .topic,
+                type: setting.type,
+                documentation: setting.documentation,
+                synonym: setting.synonym.map { ($0, inherited, source) }
+            )
+        }
+    }
+
+    func group(_ name: String) -> [ConfigEntry] {
+        let configuration = services.configuration
+        let own = services.metadata.image.groupConfigs[name] ?? [:]
+        return GroupConfigSettings.all.map { setting in
+            let isExplicit = setting.synonym.map { configuration.explicit[$0] != nil } ?? false
+            let inherited = setting.inherited(configuration)
+            let source: ConfigSource = isExplicit ? .staticBroker : .defaultConfig
+            return ConfigEntry(
+                name: setting.name,
+                value: own[setting.name] ?? inherited,
+                source: own[setting.name] == nil ? source : .group,
                 type: setting.type,
                 documentation: setting.documentation,
                 synonym: setting.synonym.map { ($0, inherited, source) }
@@ -106,6 +125,7 @@ struct DescribeConfigsHandler: Sendable {
                 )
             }
             return .success((resource.resourceName.isEmpty ? [] : view.broker(), true))
+        case 32: return .success((view.group(resource.resourceName), false))
         default:
             return .failure(
                 Refusal(
@@ -129,7 +149,7 @@ struct DescribeConfigsHandler: Sendable {
             configSource: entry.source.rawValue
         )
         if request.includeSynonyms {
-            if entry.source == .topic {
+            if entry.source == .topic || entry.source == .group {
                 result.synonyms.append(.init(name: entry.name, value: entry.value, source: entry.source.rawValue))
             }
             if let synonym = entry.synonym {
@@ -174,10 +194,11 @@ struct IncrementalAlterConfigsHandler: Sendable {
         _ controller: Controller,
         _ validateOnly: Bool
     ) throws(Refusal) {
+        if resource.resourceType == 32 { return try alterGroup(resource, controller, validateOnly) }
         guard resource.resourceType == 2 else {
             throw Refusal(
                 code: .invalidRequest,
-                message: "only the settings of topics can be changed while the node runs"
+                message: "only the settings of topics and groups can be changed while the node runs"
             )
         }
         guard let topic = services.metadata.image.topic(resource.resourceName) else {
@@ -191,6 +212,31 @@ struct IncrementalAlterConfigsHandler: Sendable {
             changes[config.name] = .some(try value(config, topic))
         }
         try controller.configure(resource.resourceName, changes, validateOnly: validateOnly)
+    }
+
+    /// Settings of a group: set (0) and delete (1); none of them is a list.
+    private func alterGroup(
+        _ resource: IncrementalAlterConfigsRequest.AlterConfigsResource,
+        _ controller: Controller,
+        _ validateOnly: Bool
+    ) throws(Refusal) {
+        var changes: [String: String?] = [:]
+        for config in resource.configs {
+            guard config.configOperation == 0 || config.configOperation == 1 else {
+                throw Refusal(
+                    code: .invalidConfig,
+                    message: "\(config.name) is no list; only set and delete apply to it"
+                )
+            }
+            guard config.configOperation == 1 || config.value != nil else {
+                throw Refusal(
+                    code: .invalidConfig,
+                    message: "\(config.name) has no value; delete it to restore its default"
+                )
+            }
+            changes[config.name] = .some(config.configOperation == 1 ? nil : config.value)
+        }
+        try controller.configure(group: resource.resourceName, changes, validateOnly: validateOnly)
     }
 
     /// The new value of a setting; nil to remove it. Operations: 0 set, 1 delete, 2 append, 3 subtract.
@@ -235,10 +281,24 @@ struct AlterConfigsHandler: Sendable {
                     resourceName: resource.resourceName
                 )
                 do throws(Refusal) {
+                    if resource.resourceType == 32 {
+                        var changes: [String: String?] = [:]
+                        for key in controller.metadata.image.groupConfigs[resource.resourceName]?.keys ?? [:].keys {
+                            changes[key] = .some(nil)
+                        }
+                        for config in resource.configs { changes[config.name] = .some(config.value) }
+                        try controller.configure(
+                            group: resource.resourceName,
+                            changes,
+                            validateOnly: request.validateOnly
+                        )
+                        response.responses.append(result)
+                        continue
+                    }
                     guard resource.resourceType == 2 else {
                         throw Refusal(
                             code: .invalidRequest,
-                            message: "only the settings of topics can be changed while the node runs"
+                            message: "only the settings of topics and groups can be changed while the node runs"
                         )
                     }
                     var changes: [String: String?] = [:]

@@ -28,6 +28,7 @@ extension HandlerTable {
         table.register(DescribeTopicPartitionsRequest.self, DescribeTopicPartitionsHandler(services: services).handle)
         table.registerGroupHandlers(services.groups)
         table.registerTransactionHandlers(services)
+        table.registerShareHandlers(services)
         table.registerAPIVersions()
         return table
     }
@@ -51,10 +52,12 @@ extension HandlerTable {
                     supportedFeatures: [
                         .init(name: "metadata.version", minVersion: 7, maxVersion: 29),
                         .init(name: "transaction.version", minVersion: 0, maxVersion: 2),
+                        .init(name: "share.version", minVersion: 0, maxVersion: 1),
                     ],
                     finalizedFeatures: [
                         .init(name: "metadata.version", maxVersionLevel: 29, minVersionLevel: 29),
                         .init(name: "transaction.version", maxVersionLevel: 2, minVersionLevel: 2),
+                        .init(name: "share.version", maxVersionLevel: 1, minVersionLevel: 1),
                     ],
                     finalizedFeaturesEpoch: 0
                 )

@@ -368,6 +368,25 @@ final class Controller: Sendable {
         }
     }
 
+    /// Changes the settings of a group, which need not exist.
+    func configure(group: String, _ changes: [String: String?], validateOnly: Bool) throws(Refusal) {
+        if group.isEmpty { throw Refusal(code: .invalidRequest, message: "name the group") }
+        for (key, value) in changes {
+            guard let setting = GroupConfigSettings.byName[key] else {
+                let near = Spelling.nearest(to: key, among: GroupConfigSettings.byName.keys)
+                let hint = near.map { "; did you mean \($0)?" } ?? ""
+                throw Refusal(code: .invalidConfig, message: "there is no group setting \(key)\(hint)")
+            }
+            if let value, let problem = setting.problem(configuration, value) {
+                throw Refusal(code: .invalidConfig, message: "\(key)=\(value): \(problem)")
+            }
+        }
+        if validateOnly { return }
+        try commit(
+            changes.sorted { $0.key < $1.key }.map { .configChanged(.group(group), key: $0.key, value: $0.value) }
+        )
+    }
+
     // MARK: Producer ids
 
     /// Calls `done` with an id that no producer ever had; at once where one is reserved, else from the control thread.

@@ -33,6 +33,8 @@ struct MetadataImage: Sendable {
     /// Topics that were deleted: folders with these ids are leftovers.
     private(set) var deleted: Set<TopicID> = []
     private(set) var brokerConfigs: [Int32?: [String: String]] = [:]
+    /// The settings of groups that set any.
+    private(set) var groupConfigs: [String: [String: String]] = [:]
     private(set) var nextProducerID: Int64 = 0
 
     func topic(_ name: String) -> TopicImage? { topics[name] }
@@ -69,6 +71,9 @@ struct MetadataImage: Sendable {
             deleted.insert(id)
         case .configChanged(.topic(let name), let key, let value): topics[name]?.configs[key] = value
         case .configChanged(.broker(let id), let key, let value): brokerConfigs[id, default: [:]][key] = value
+        case .configChanged(.group(let name), let key, let value):
+            groupConfigs[name, default: [:]][key] = value
+            if groupConfigs[name]?.isEmpty == true { groupConfigs[name] = nil }
         case .producerIDsReserved(let next): nextProducerID = max(nextProducerID, next)
         }
     }

@@ -9,6 +9,7 @@ enum ConfigResource: Hashable, Sendable {
     case topic(String)
     /// A node, or all nodes where nil.
     case broker(Int32?)
+    case group(String)
 }
 
 /// One change of the cluster's metadata, as it stands in the metadata log. A batch of the log is one change as a whole.
@@ -77,6 +78,9 @@ enum MetadataRecord: Equatable, Sendable {
             case .broker(let id):
                 writer.integer(4 as UInt8)
                 try writer.string("name", id.map(String.init) ?? "", flexible: true)
+            case .group(let name):
+                writer.integer(32 as UInt8)
+                try writer.string("name", name, flexible: true)
             }
             try writer.string("key", key, flexible: true)
             try writer.nullableString("value", value, flexible: true)
@@ -131,7 +135,12 @@ enum MetadataRecord: Equatable, Sendable {
         case 6:
             let type: UInt8 = try reader.integer("type")
             let name = try reader.string("name", flexible: true)
-            let resource: ConfigResource = type == 2 ? .topic(name) : .broker(Int32(name))
+            let resource: ConfigResource =
+                switch type {
+                case 2: .topic(name)
+                case 32: .group(name)
+                default: .broker(Int32(name))
+                }
             self = .configChanged(
                 resource,
                 key: try reader.string("key", flexible: true),

@@ -28,6 +28,8 @@ final class Connection: Sendable {
     nonisolated(unsafe) weak var handler: ConnectionHandler?
     /// Produce requests that wait until their transaction takes them.
     let produceQueue = ProduceQueue()
+    /// Whether it has ended. Only touched on the loop of `worker`.
+    nonisolated(unsafe) var isClosed = false
 
     init(id: UInt64, clientHost: String, worker: LoopWorker) {
         self.id = id

@@ -13,6 +13,7 @@ final class ServerContext: Sendable {
     let logger: Logger
     private let nextID = Atomic<UInt64>(1)
     private let connections = Mutex<[UInt64: Connection]>([:])
+    private let onClose = Mutex<(@Sendable (Connection) -> Void)?>(nil)
 
     init(configuration: BrokerConfiguration, handlers: HandlerTable, logger: Logger) {
         self.configuration = configuration
@@ -39,8 +40,14 @@ final class ServerContext: Sendable {
 
     func connectionClosed(_ connection: Connection) {
         let known = connections.withLock { $0.removeValue(forKey: connection.id) != nil }
-        if known { limiter.release(String(connection.clientHost.dropFirst())) }
+        guard known else { return }
+        connection.isClosed = true
+        limiter.release(String(connection.clientHost.dropFirst()))
+        onClose.withLock { $0 }?(connection)
     }
+
+    /// Sets what is told of each connection that closes, on its loop. It must not block.
+    func whenConnectionCloses(_ handler: @escaping @Sendable (Connection) -> Void) { onClose.withLock { $0 = handler } }
 
     /// The connections there are now.
     var allConnections: [Connection] { connections.withLock { Array($0.values) } }

@@ -237,6 +237,10 @@ public enum MessageTypes {
         ShareGroupCurrentMemberAssignmentValue.self,
         ShareGroupStatePartitionMetadataKey.self,
         ShareGroupStatePartitionMetadataValue.self,
+        ShareSnapshotKey.self,
+        ShareSnapshotValue.self,
+        ShareUpdateKey.self,
+        ShareUpdateValue.self,
         TransactionLogKey.self,
         TransactionLogValue.self,
     ]

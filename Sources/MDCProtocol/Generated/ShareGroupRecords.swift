@@ -661,6 +661,8 @@ public struct ShareGroupStatePartitionMetadataValue: ProtocolMessage {
     public static let flexibleFrom: Int16 = 0
 
     /// `[TopicPartitionsInfo]`.
+    public var initializingTopics: [TopicPartitionsInfo]
+    /// `[TopicPartitionsInfo]`.
     public var initializedTopics: [TopicPartitionsInfo]
     /// `[TopicInfo]`.
     public var deletingTopics: [TopicInfo]
@@ -669,10 +671,12 @@ public struct ShareGroupStatePartitionMetadataValue: ProtocolMessage {
 
     /// Makes one; each field has its default.
     public init(
+        initializingTopics: [TopicPartitionsInfo] = [],
         initializedTopics: [TopicPartitionsInfo] = [],
         deletingTopics: [TopicInfo] = [],
         unknownTaggedFields: [UnknownTaggedField] = []
     ) {
+        self.initializingTopics = initializingTopics
         self.initializedTopics = initializedTopics
         self.deletingTopics = deletingTopics
         self.unknownTaggedFields = unknownTaggedFields
@@ -682,6 +686,7 @@ public struct ShareGroupStatePartitionMetadataValue: ProtocolMessage {
     public init(from reader: inout MessageReader, version: Int16) throws(ProtocolError) {
         try Self.check(version)
         self.init()
+        self.initializingTopics = try reader.array("ShareGroupStatePartitionMetadataValue.initializingTopics", of: TopicPartitionsInfo.self, version: version, flexible: true, minimumSize: 19)
         self.initializedTopics = try reader.array("ShareGroupStatePartitionMetadataValue.initializedTopics", of: TopicPartitionsInfo.self, version: version, flexible: true, minimumSize: 19)
         self.deletingTopics = try reader.array("ShareGroupStatePartitionMetadataValue.deletingTopics", of: TopicInfo.self, version: version, flexible: true, minimumSize: 18)
         self.unknownTaggedFields = try reader.unknownTags("ShareGroupStatePartitionMetadataValue.taggedFields")
@@ -690,6 +695,7 @@ public struct ShareGroupStatePartitionMetadataValue: ProtocolMessage {
     /// Writes the fields of `version`.
     public func write(to writer: inout MessageWriter, version: Int16) throws(ProtocolError) {
         try Self.check(version)
+        try writer.array("ShareGroupStatePartitionMetadataValue.initializingTopics", self.initializingTopics, version: version, flexible: true)
         try writer.array("ShareGroupStatePartitionMetadataValue.initializedTopics", self.initializedTopics, version: version, flexible: true)
         try writer.array("ShareGroupStatePartitionMetadataValue.deletingTopics", self.deletingTopics, version: version, flexible: true)
         writer.unknownTags(self.unknownTaggedFields)

@@ -95,6 +95,7 @@ extension GroupCoordinatorShard {
         let groupID = request.groupId
         if consumerGroups[groupID] != nil { return nil }
         guard request.memberEpoch == 0 else { return .groupIdNotFound }
+        if shareGroups[groupID] != nil { return .groupIdNotFound }
         if let classic = classicGroups[groupID] {
             guard classic.state == .empty else { return upgrade(groupID, now, &out) ? nil : .groupIdNotFound }
             // An empty group changes its protocol and keeps its offsets.
@@ -188,7 +189,7 @@ extension GroupCoordinatorShard {
 
     func consumerDescribe(_ groupID: String) -> ConsumerGroupDescribeResponse.DescribedGroup {
         guard let group = consumerGroups[groupID] else {
-            let isClassic = classicGroups[groupID] != nil || offsets.hasOffsets(groupID)
+            let isClassic = exists(groupID)
             return .init(
                 errorCode: ErrorCode.groupIdNotFound.rawValue,
                 errorMessage: isClassic
