@@ -101,6 +101,14 @@ struct GroupHarness {
         }
         #expect(Set(copy.classicGroups.keys).isSubset(of: shard.classicGroups.keys))
         #expect(Set(copy.consumerGroups.keys) == Set(shard.consumerGroups.keys))
+        #expect(Set(copy.shareGroups.keys) == Set(shard.shareGroups.keys))
+        for (groupID, group) in shard.shareGroups {
+            guard let stored = copy.shareGroups[groupID] else { continue }
+            #expect(stored.epoch == group.epoch && stored.targetEpoch == group.targetEpoch)
+            #expect(stored.target == group.target && stored.initialized == group.initialized)
+            #expect(stored.members.mapValues(\.metadataValue) == group.members.mapValues(\.metadataValue))
+            #expect(stored.members.mapValues(\.currentValue) == group.members.mapValues(\.currentValue))
+        }
         for (groupID, group) in shard.consumerGroups {
             guard let stored = copy.consumerGroups[groupID] else { continue }
             #expect(stored.epoch == group.epoch && stored.targetEpoch == group.targetEpoch)
