@@ -9,7 +9,7 @@ SHELL := /bin/bash
 RELEASE := -c release --static-swift-stdlib
 JOBS ?= 2
 
-.PHONY: help deps deps-test build build-debug test unit interop vectors demo bench simulate generate format lint clean
+.PHONY: help deps deps-test build build-debug test unit interop vectors demo bench simulate fuzz sanitize generate format lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -50,6 +50,12 @@ bench: build ## benchmarks, one line a figure: name value unit, compared with Be
 	@dev/install-deps bench
 	@swift build $(RELEASE) -j $(JOBS) --product mdc-log-bench >&2
 	@Benchmarks/run
+
+fuzz: deps ## libFuzzer over every entrance for foreign bytes: make fuzz SECONDS=60 [TARGETS="batch request"]
+	dev/fuzz $(or $(SECONDS),60) $(TARGETS)
+
+sanitize: deps ## test suites of model, protocol, log and broker under the thread and the address sanitizer
+	dev/sanitize
 
 generate: ## write the protocol's Swift anew from its schemas
 	dev/generate-messages

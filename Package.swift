@@ -26,6 +26,10 @@ let signals = Target.Dependency.product(name: "UnixSignals", package: "swift-ser
 let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 let deque = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
 
+let fuzzDependencies: [Target.Dependency] = [
+    "MDCBroker", "MDCLog", "MDCProtocol", "MDCModel", "MDCTesting", "CMDCSystem", nio("NIOCore"), logging,
+]
+
 let package = Package(
     name: "mdc",
     platforms: [.macOS(.v15)],
@@ -148,6 +152,13 @@ let package = Package(
             dependencies: ["MDCLog", "MDCModel", "MDCTesting", "CMDCSystem", nio("NIOCore"), logging],
             swiftSettings: settings
         ),
+        // Its sources are also those of `mdc-fuzz`, see below.
+        .testTarget(
+            name: "FuzzTests",
+            dependencies: fuzzDependencies,
+            exclude: ["LibFuzzer"],
+            swiftSettings: settings
+        ),
         .testTarget(
             name: "MDCClientTests",
             dependencies: ["MDCClient", "MDCProtocol", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOEmbedded")],
@@ -183,9 +194,24 @@ let package = Package(
     cLanguageStandard: .c11
 )
 
+// `MDC_FUZZ=1` makes the fuzzer of the same sources that `swift test` runs briefly; `make fuzz` builds it with libFuzzer.
+let isFuzzing = Context.environment["MDC_FUZZ"] == "1"
+if isFuzzing {
+    package.targets.removeAll { $0.name == "FuzzTests" }
+    package.targets.append(
+        .executableTarget(
+            name: "mdc-fuzz",
+            dependencies: fuzzDependencies,
+            path: "Tests/FuzzTests",
+            sources: ["Targets", "LibFuzzer"],
+            swiftSettings: settings
+        )
+    )
+}
+
 // `MDC_ONLY=MDCLogTests` keeps just that target and what it needs (several: separated by commas), so that working on one
 // module does not build them all.
-if let only = Context.environment["MDC_ONLY"] {
+if let only = isFuzzing ? "mdc-fuzz" : Context.environment["MDC_ONLY"] {
     var kept: Set<String> = []
     var wanted = only.split(separator: ",").map(String.init)
     while let name = wanted.popLast() {

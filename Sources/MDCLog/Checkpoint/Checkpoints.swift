@@ -22,7 +22,9 @@ enum OffsetCheckpoint {
         var offsets: [TopicPartition: Offset] = [:]
         for line in lines.dropFirst(2) {
             let words = line.split(separator: UInt8(ascii: " ")).map { String(decoding: $0, as: UTF8.self) }
-            guard words.count == 3, let partition = Int32(words[1]), let offset = Int64(words[2]), offset >= 0 else {
+            guard words.count == 3, let partition = Int32(words[1]), let offset = Int64(words[2]),
+                (0...Offset.limit.rawValue).contains(offset)
+            else {
                 return nil
             }
             offsets[TopicPartition(topic: words[0], partition: PartitionID(partition))] = Offset(offset)
@@ -86,7 +88,11 @@ enum NodeCheckpoint {
             let words = line.split(separator: UInt8(ascii: " "))
             guard words.count == 14 else { return nil }
             let numbers = words.dropFirst().compactMap { Int64(String(decoding: $0, as: UTF8.self)) }
-            guard numbers.count == 13, let partition = Int32(exactly: numbers[0]) else { return nil }
+            guard numbers.count == 13, let partition = Int32(exactly: numbers[0]),
+                [1, 2, 3, 6].allSatisfy({ (0...Offset.limit.rawValue).contains(numbers[$0]) }),
+                (-1...Int64(Int32.max)).contains(numbers[4]),
+                [7, 9, 11].allSatisfy({ (0...Int64(Int32.max)).contains(numbers[$0]) })
+            else { return nil }
             let key = TopicPartition(
                 topic: String(decoding: words[0], as: UTF8.self),
                 partition: PartitionID(partition)

@@ -150,15 +150,11 @@ extension PartitionLoader {
             logStart: start,
             now: environment.clock.now()
         )
-        do {
-            let loaded = try loader.load(upTo: offset, mayAssumeNone: false)
-            progress.table = loaded.table
-            progress.snapshotOffset = loaded.snapshotOffset
-            progress.report.rebuiltFiles.append(contentsOf: loaded.damaged)
-        } catch  where error.code == .damaged {
-            // The damage itself is reported where it is found by the scan or by a reader.
-            progress.report.rebuiltFiles.append("\(path)/*\(FileName.producerSnapshot)")
-        }
+        let loaded = try loader.load(upTo: offset, mayAssumeNone: false)
+        progress.table = loaded.table
+        progress.snapshotOffset = loaded.snapshotOffset
+        progress.report.rebuiltFiles.append(contentsOf: loaded.damaged)
+        note(loaded.holes, &progress)
     }
 
     /// Verifies a segment's batches from `position` on; the segment's size, end and indexes follow from them.

@@ -76,7 +76,8 @@ struct PartitionLoader {
                 try segment.writeIndexes(durable: false)
             }
         }
-        return (makeLog(progress, topicID, start: start, durable: durable), isRecovered ? progress.report : nil)
+        let isNews = isRecovered || !progress.report.damage.isEmpty
+        return (makeLog(progress, topicID, start: start, durable: durable), isNews ? progress.report : nil)
     }
 
     private func makeLog(_ progress: Progress, _ topicID: TopicID, start: Offset, durable: Offset) -> PartitionLog {
@@ -281,6 +282,28 @@ struct PartitionLoader {
         progress.table = loaded.table
         progress.snapshotOffset = loaded.snapshotOffset
         progress.report.rebuiltFiles.append(contentsOf: loaded.damaged)
+        note(loaded.holes, &progress)
+    }
+
+    /// Reports what could not be read of segments that are durable, and keeps it from being read.
+    func note(_ holes: [LogHole], _ progress: inout Progress) {
+        for hole in holes {
+            let path = hole.segment.path(FileName.log)
+            let end = progress.segments.firstIndex { $0 === hole.segment }
+                .flatMap { $0 + 1 < progress.segments.count ? progress.segments[$0 + 1].baseOffset : nil }
+            guard !progress.report.damage.contains(where: { $0.path == path }) else { continue }
+            progress.report.damage.append(
+                DamageReport(
+                    topicPartition: topicPartition,
+                    path: path,
+                    position: hole.position,
+                    firstOffset: hole.offset,
+                    nextOffset: max(end ?? hole.segment.nextOffset, hole.offset),
+                    reason: hole.reason
+                )
+            )
+            hole.segment.quarantine(from: hole.position, offset: hole.offset)
+        }
     }
 
     // MARK: Epochs and transactions
@@ -305,10 +328,17 @@ struct PartitionLoader {
                     to: segment.size,
                     window: 64 << 10
                 )
-                while let (_, header) = try walker.next() {
-                    if progress.epochs.begin(header.partitionLeaderEpoch, at: header.baseOffset) {
-                        progress.epochsChanged = true
+                var reached = segment.baseOffset
+                do throws(LogError) {
+                    while let (_, header) = try walker.next() {
+                        if progress.epochs.begin(header.partitionLeaderEpoch, at: header.baseOffset) {
+                            progress.epochsChanged = true
+                        }
+                        reached = header.nextOffset
                     }
+                } catch  where error.code == .damaged {
+                    let hole = try LogHole(in: segment, after: (walker.position, reached), reason: error.message)
+                    note([hole], &progress)
                 }
             }
         }
@@ -361,11 +391,13 @@ struct PartitionLoader {
                 now: environment.clock.now()
             )
             var table = ProducerTable()
-            progress.aborted = try loader.replay(
+            let (aborted, holes) = try loader.replay(
                 into: &table,
                 from: progress.segments[0].baseOffset,
                 to: progress.end
-            ).filter { $0.lastOffset >= start }
+            )
+            progress.aborted = aborted.filter { $0.lastOffset >= start }
+            note(holes, &progress)
             progress.report.rebuiltFiles.append("\(path)/*\(FileName.transactionIndex)")
         }
         if isRecovered { try rewriteTransactionIndexes(progress, all: !isSound) }

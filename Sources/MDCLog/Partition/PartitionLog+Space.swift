@@ -285,6 +285,7 @@ extension PartitionLog {
             now: environment.clock.now()
         )
         let loaded = try loader.load(upTo: end, mayAssumeNone: false)
+        if let hole = loaded.holes.first { throw LogError(.damaged, hole.reason) }
         appender.producers = loaded.table
         appender.snapshotOffset = loaded.snapshotOffset
         let firstOpen = loaded.table.firstOpenOffset

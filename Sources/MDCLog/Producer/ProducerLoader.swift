@@ -16,6 +16,8 @@ struct ProducerLoader {
         var snapshotOffset: Offset?
         /// Snapshots that were there but unusable.
         var damaged: [String] = []
+        /// Parts of the log that could not be replayed.
+        var holes: [LogHole] = []
     }
 
     /// The state as of `end`. `mayAssumeNone`: where there is no snapshot at all, there were no producers (a log that was
@@ -35,7 +37,7 @@ struct ProducerLoader {
             loaded.damaged.append(name)
         }
         if loaded.snapshotOffset == nil, offsets.isEmpty, mayAssumeNone { return loaded }
-        _ = try replay(into: &loaded.table, from: from, to: end)
+        loaded.holes = try replay(into: &loaded.table, from: from, to: end).holes
         return loaded
     }
 
@@ -56,34 +58,70 @@ struct ProducerLoader {
         }
     }
 
-    /// Replays the batches of a range of offsets; returns the transactions that were aborted in it.
+    /// Replays the batches of a range of offsets; returns the transactions that were aborted in it, and where segments
+    /// could not be read to their end.
     func replay(
         into table: inout ProducerTable,
         from start: Offset,
         to end: Offset
-    ) throws(LogError) -> [AbortedTransaction] {
+    ) throws(LogError) -> (aborted: [AbortedTransaction], holes: [LogHole]) {
         var aborted: [AbortedTransaction] = []
+        var holes: [LogHole] = []
         for segment in segments where segment.nextOffset > start && segment.baseOffset < end && segment.size > 0 {
-            guard let location = try segment.locate(max(start, segment.baseOffset)) else { continue }
-            var walker = HeaderWalker(
-                file: try segment.file(),
-                from: location.position,
-                to: segment.size,
-                window: 64 << 10
-            )
-            while let (position, header) = try walker.next(), header.baseOffset < end {
-                guard header.isIdempotent, header.lastOffset >= start else { continue }
-                var marker: TransactionMarker?
-                if header.attributes.isControl {
-                    let bytes = try segment.batch(at: position, header: header)
-                    marker = bytes.withUnsafeBytes { TransactionMarker(controlBatch: $0) }
+            var reached = (position: 0, offset: segment.baseOffset)
+            do throws(LogError) {
+                guard let location = try segment.locate(max(start, segment.baseOffset)) else { continue }
+                reached = (location.position, location.baseOffset)
+                var walker = HeaderWalker(
+                    file: try segment.file(),
+                    from: location.position,
+                    to: segment.size,
+                    window: 64 << 10
+                )
+                while let (position, header) = try walker.next(), header.baseOffset < end {
+                    reached = (position, header.baseOffset)
+                    guard header.isIdempotent, header.lastOffset >= start else { continue }
+                    var marker: TransactionMarker?
+                    if header.attributes.isControl {
+                        let bytes = try segment.batch(at: position, header: header)
+                        marker = bytes.withUnsafeBytes { TransactionMarker(controlBatch: $0) }
+                    }
+                    if let ended = table.replay(header, marker: marker, now: now), ended.isAborted {
+                        aborted.append(AbortedTransaction(ended, stable: table.lastStableOffset(after: ended)))
+                    }
+                    reached = (position + header.sizeInBytes, header.nextOffset)
                 }
-                if let ended = table.replay(header, marker: marker, now: now), ended.isAborted {
-                    aborted.append(AbortedTransaction(ended, stable: table.lastStableOffset(after: ended)))
-                }
+            } catch  where error.code == .damaged {
+                holes.append(try LogHole(in: segment, after: reached, reason: error.message))
             }
         }
-        return aborted
+        return (aborted, holes)
+    }
+}
+
+/// Where a segment could not be read on.
+struct LogHole {
+    let segment: Segment
+    var position: Int
+    var offset: Offset
+    let reason: String
+
+    /// Finds the first batch header that is none; where all are sound, the hole is at `reached`.
+    init(
+        in segment: Segment,
+        after reached: (position: Int, offset: Offset),
+        reason: String
+    ) throws(LogError) {
+        self.segment = segment
+        self.reason = reason
+        (position, offset) = (0, segment.baseOffset)
+        var walker = HeaderWalker(file: try segment.file(), from: 0, to: segment.size, window: 64 << 10)
+        do throws(LogError) {
+            while let (at, header) = try walker.next() {
+                (position, offset) = (at + header.sizeInBytes, header.nextOffset)
+            }
+            (position, offset) = reached
+        } catch  where error.code == .damaged {}
     }
 }
 

@@ -59,6 +59,7 @@ extension RecordBatchHeader {
         if sizeInBytes > available { return "batch length \(batchLength) exceeds the \(available) bytes left" }
         if lastOffsetDelta < 0 { return "last offset delta is \(lastOffsetDelta)" }
         if baseOffset < 0 { return "base offset is \(baseOffset)" }
+        if baseOffset > Offset.limit { return "base offset \(baseOffset) is beyond all offsets" }
         if recordCount < 0 { return "record count is \(recordCount)" }
         return nil
     }

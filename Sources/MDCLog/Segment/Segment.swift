@@ -248,6 +248,23 @@ final class Segment: Sendable {
         }
     }
 
+    /// Ends the segment, as far as it is used, where damage begins; the file stays as it is.
+    func quarantine(from position: Int, offset: Offset) {
+        state.withLock { state in
+            state.size = min(state.size, position)
+            state.syncedSize = min(state.syncedSize, state.size)
+            state.nextOffset = offset
+            state.isQuarantined = true
+            state.recent.removeAll()
+            state.cursors.removeAll()
+            // What they say of later batches goes with these.
+            state.offsetIndex = nil
+            state.timeIndex = nil
+            state.maxTimestamp = nil
+            state.indexesChanged = false
+        }
+    }
+
     /// Takes the segment out of service for good; readers that hold its file keep it open.
     func close() {
         // Who is writing the index files now ends first.

@@ -41,13 +41,20 @@ enum FileName {
         return String(repeating: "0", count: max(0, 20 - text.utf8.count)) + text
     }
 
-    /// The offset in a name of 20 digits and `suffix`; nil where the name is another.
+    /// The offset in a name of 20 digits and `suffix`; nil where the name is another, or the offset beyond all logs.
     static func offset(in name: String, suffix: String) -> Offset? {
         guard name.hasSuffix(suffix), name.utf8.count == 20 + suffix.utf8.count,
-            let value = Int64(name.utf8.prefix(20).allSatisfy({ (48...57).contains($0) }) ? name.prefix(20) : "")
+            let value = Int64(name.utf8.prefix(20).allSatisfy({ (48...57).contains($0) }) ? name.prefix(20) : ""),
+            value <= Offset.limit.rawValue
         else { return nil }
         return Offset(value)
     }
+}
+
+extension Offset {
+    /// No log gets so far. What is read from a disk and lies beyond is damage; what lies before can be counted on from
+    /// without overflow.
+    static let limit = Offset(Int64.max - (1 << 33))
 }
 
 /// Big-endian numbers in byte arrays, as Kafka writes them.
