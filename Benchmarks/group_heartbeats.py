@@ -123,6 +123,15 @@ def allow_descriptors(count):
 
 def gather(port, kind, groups, size):
     """Joins all members of all groups and brings each group to rest."""
+    # The first who asks for a coordinator has the topic of groups made.
+    asking = Member(port, "group-0", "asking")
+    while True:
+        asking.send(10, 0, string(asking.group))
+        if struct.unpack_from(">h", asking.receive_whole())[0] == 0:
+            break
+        time.sleep(0.1)
+    asking.socket.close()
+    time.sleep(1)
     all_members = []
     for number in range(groups):
         members = [kind(port, f"group-{number}", f"member-{number}-{index}") for index in range(size)]

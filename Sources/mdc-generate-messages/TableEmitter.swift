@@ -86,6 +86,20 @@ struct TableEmitter {
             out +=
                 "| \(api.key) | \(api.name) | \(api.versions.text) | \(announced) | \(served) | \(flexible) | \(api.scope) |\n"
         }
+        out += """
+
+            ## Deviations
+
+            Answers are those of Kafka 4.3 to the error code; where MDC does otherwise, it is one of these:
+
+            - the first rebalance of a classic group waits 200 ms (`group.initial.rebalance.delay.ms`), not 3 s;
+            - a classic group that is upgraded while its leader assigns: what cooperative members said they own stays theirs
+              until they let go of it, where Kafka takes it for free;
+            - LeaveGroup takes members of both protocols out of a consumer group;
+            - patterns of subscriptions are matched in time linear in the name, with less than all of RE2 (docs/coordinators.md);
+            - one node: the APIs between controllers are not announced, and no other replica is named.
+
+            """
         out += "\n" + (clients.isEmpty ? "<!-- clients: begin -->\n<!-- clients: end -->\n" : clients)
         out += "\n## What each version changed\n"
         for file in files.filter({ $0.api != nil }).sorted(by: { ($0.api?.key ?? 0) < ($1.api?.key ?? 0) }) {

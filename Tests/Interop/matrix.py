@@ -89,11 +89,13 @@ def collect(passed, all_tests):
     return table
 
 
-def render(table):
+def render(results):
     """The part of the page between the markers."""
+    table = results["clients"]
     clients = sorted(table, key=str.lower)
     lines = [
         BEGIN,
+        *render_apis(results["apis"]),
         "## Clients",
         "",
         "What `dev/interop --matrix` found, running each client against this broker: **yes** where a test of `Tests/Interop`",
@@ -125,6 +127,47 @@ def render(table):
     return "\n".join(lines) + "\n"
 
 
+def announced():
+    """How the APIs that a fresh node announces differ from those of a broker of Kafka 4.3, as kafka-python knows them."""
+    from kafka import KafkaAdminClient
+    from kafka.protocol.api_key import ApiKey
+    from kafka.protocol.broker_version_data import BROKER_API_VERSIONS
+
+    from broker_process import BrokerProcess
+    broker = BrokerProcess().start()
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
+        ours = {key: list(versions) for key, versions in admin.get_broker_version_data(1).api_versions.items()}
+        admin.close()
+    finally:
+        broker.close()
+    kafka = {key: list(versions) for key, versions in BROKER_API_VERSIONS[(4, 3)].items()}
+
+    def name(key):
+        return f"{ApiKey(key).name} ({key})" if key in set(ApiKey) else str(key)
+    return {
+        "announced": len(ours),
+        "missing": [name(key) for key in sorted(kafka.keys() - ours.keys())],
+        "added": [name(key) for key in sorted(ours.keys() - kafka.keys())],
+        "different": [name(key) for key in sorted(ours.keys() & kafka.keys()) if ours[key] != kafka[key]],
+    }
+
+
+def render_apis(apis):
+    def listed(what):
+        return ", ".join(apis[what]) or "none"
+    return [
+        "## Announced APIs",
+        "",
+        f"A fresh node of this build announces {apis['announced']} APIs. Compared with a broker of Kafka 4.3:",
+        "",
+        f"- other versions: {listed('different')};",
+        f"- not announced: {listed('missing')};",
+        f"- announced in addition: {listed('added')}.",
+        "",
+    ]
+
+
 def split_page():
     with open(PAGE) as page:
         text = page.read()
@@ -136,19 +179,19 @@ def split_page():
 
 
 def read_results():
-    with open(RESULTS) as results:
-        table = json.load(results)
-    for client, row in table.items():
+    with open(RESULTS) as file:
+        results = json.load(file)
+    for client, row in results["clients"].items():
         for capability, value in row.items():
             if capability not in CAPABILITIES or not isinstance(value, str):
                 raise SystemExit(f"{RESULTS}: {client} has {capability!r}: {value!r}, which is no capability")
-    return table
+    return results
 
 
-def write_page(table):
+def write_page(results):
     before, _, after = split_page()
     with open(PAGE, "w") as page:
-        page.write(before + render(table) + after)
+        page.write(before + render(results) + after)
 
 
 def main():
@@ -167,11 +210,12 @@ def main():
     result = unittest.TextTestRunner(verbosity=2, resultclass=Outcome).run(suite)
     found = collect(result.passed, all_tests)
     # A run of some tests says nothing of the clients that it left out.
-    table = {**(read_results() if names and os.path.exists(RESULTS) else {}), **found}
-    with open(RESULTS, "w") as results:
-        json.dump(table, results, indent=2, sort_keys=True)
-        results.write("\n")
-    write_page(table)
+    known = read_results()["clients"] if names and os.path.exists(RESULTS) else {}
+    results = {"clients": {**known, **found}, "apis": announced()}
+    with open(RESULTS, "w") as file:
+        json.dump(results, file, indent=2, sort_keys=True)
+        file.write("\n")
+    write_page(results)
     sys.exit(not result.wasSuccessful())
 
 
