@@ -9,7 +9,7 @@ public struct ClientError: Error, Sendable, CustomStringConvertible {
         private enum Value: String {
             case configuration, connection, timeout, protocolViolation, unsupportedVersion, broker, closed
             case unknownTopicOrPartition, recordTooLarge, deliveryTimeout, partitionNotAssigned, noOffset, groupLost
-            case invalidState, corruptRecords
+            case invalidState, corruptRecords, fenced, transactionFailed
         }
 
         private let value: Value
@@ -45,6 +45,11 @@ public struct ClientError: Error, Sendable, CustomStringConvertible {
         public static let invalidState = Code(.invalidState)
         /// Fetched records fail their checksum or do not parse.
         public static let corruptRecords = Code(.corruptRecords)
+
+        /// Another producer with the same transactional id has taken over: close this one.
+        public static let fenced = Code(.fenced)
+        /// Something of the transaction failed: abort it, and begin again.
+        public static let transactionFailed = Code(.transactionFailed)
 
         public var description: String { value.rawValue }
     }

@@ -15,6 +15,7 @@ struct MDCCommand: AsyncParsableCommand {
             MessageCommand.self,
             TopicCommand.self,
             GroupCommand.self,
+            TransactionCommand.self,
             ConfigCommand.self,
             ClusterCommand.self,
             APIVersionsCommand.self,

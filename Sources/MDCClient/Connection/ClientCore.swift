@@ -60,8 +60,10 @@ final class ClientCore: @unchecked Sendable {
     var periodicRefresh: Scheduled<Void>?
     var metadataListeners: [() -> Void] = []
     // Coordinators, see ClientCore+Coordinator.
-    var coordinators: [String: Int32] = [:]
-    var coordinatorLookups: [String: EventLoopFuture<Int32>] = [:]
+    var coordinators: [CoordinatorKey: Int32] = [:]
+    var coordinatorLookups: [CoordinatorKey: EventLoopFuture<Int32>] = [:]
+    /// The level of the feature `transaction.version` that the cluster is at, as far as a broker told.
+    var transactionVersion: Int16 = 0
 
     init(_ configuration: ClientConfiguration, eventLoop: any EventLoop, logger: Logger) throws {
         self.configuration = configuration
@@ -100,7 +102,9 @@ final class ClientCore: @unchecked Sendable {
         )
         withConnection(to: target, purpose: purpose) { result in
             switch result {
-            case .success(let handler): handler.send(request)
+            case .success(let handler):
+                self.transactionVersion = handler.transactionVersion
+                handler.send(request)
             case .failure(let error): request.fail(error)
             }
         }

@@ -43,6 +43,8 @@ final class ConnectionHandler: ChannelInboundHandler, @unchecked Sendable {
     var inFlightCount: Int { machine.inFlightCount }
     /// What the broker serves.
     var versions: BrokerVersions? { machine.versions }
+    /// The level of the feature `transaction.version` that the broker announced.
+    private(set) var transactionVersion: Int16 = 0
 
     // MARK: Requests
 
@@ -174,6 +176,8 @@ final class ConnectionHandler: ChannelInboundHandler, @unchecked Sendable {
         for key in response.apiKeys where key.minVersion <= key.maxVersion {
             ranges[key.apiKey] = key.minVersion...key.maxVersion
         }
+        transactionVersion =
+            response.finalizedFeatures.first { $0.name == "transaction.version" }?.maxVersionLevel ?? 0
         switch machine.versionsArrived(errorCode: response.errorCode, ranges: ranges, now: .now()) {
         case .query(let next):
             query(next, context)

@@ -120,6 +120,12 @@ public final class Consumer: Service, Sendable {
     /// The member's id in its group; nil while it is not in one.
     public var memberID: String? { driver.memberID }
 
+    /// Who this consumer is in its group, for ``Producer/sendOffsets(_:group:)``. Throws `ClientError` (retriable while
+    /// the group is in between two generations, `invalidState` without a group).
+    public func groupMetadata() async throws -> ConsumerGroupMetadata {
+        try await driver.groupMetadata()
+    }
+
     /// The first offset of each partition.
     public func beginningOffsets(_ partitions: [TopicPartition]) async throws -> [TopicPartition: Offset] {
         try await driver.listOffsets(partitions.map { ($0, ListOffsetsTimestamp.earliest) }).mapValues(\.offset)

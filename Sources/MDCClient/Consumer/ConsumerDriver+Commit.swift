@@ -85,6 +85,21 @@ extension ConsumerDriver {
         }
     }
 
+    func groupMetadata() async throws -> ConsumerGroupMetadata {
+        guard let groupID = configuration.groupID else {
+            throw ClientError(.invalidState, "the consumer has no group; set groupID")
+        }
+        let isSubscribed = shared.withLock { $0.mode != .assigned }
+        guard isSubscribed else { return ConsumerGroupMetadata(groupID: groupID) }
+        let member = try await currentMember()
+        return ConsumerGroupMetadata(
+            groupID: groupID,
+            generation: member.generation,
+            memberID: member.memberID,
+            instanceID: member.instanceID
+        )
+    }
+
     // MARK: Auto-commit
 
     /// On the event loop.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 public import Logging
-import MDCModel
+public import MDCModel
 public import NIOCore
 public import ServiceLifecycle
 
@@ -41,6 +41,40 @@ public final class Producer: Service, Sendable {
     ) async throws {
         if sender.tryEnqueue(record, done) { return }
         try await sender.enqueueWaiting(record, done)
+    }
+
+    // MARK: Transactions
+
+    /// Takes over the transactional id: fences a producer that used it before, and ends what that one left open. Once,
+    /// before the first transaction; may be repeated after an error that is retriable. Throws `ClientError`.
+    public func initTransactions() async throws {
+        try await sender.initTransactions()
+    }
+
+    /// Begins a transaction: what is sent from now on is part of it. Throws `ClientError` (`invalidState`, `fenced`).
+    public func beginTransaction() throws {
+        try sender.beginTransaction()
+    }
+
+    /// Commits offsets of a consumer's group as part of the transaction: they count with its commit, and not at all with
+    /// its abort. Each is the next offset to read. Throws `ClientError`; the transaction must then be aborted.
+    public func sendOffsets(
+        _ offsets: [TopicPartition: OffsetAndMetadata],
+        group: ConsumerGroupMetadata
+    ) async throws {
+        try await sender.sendOffsets(offsets, group: group)
+    }
+
+    /// Delivers what was accepted and commits the transaction. After an error with code `timeout` or `connection` the
+    /// outcome is open: call it again. With `transactionFailed` the transaction must be aborted, with `fenced` the
+    /// producer is of no more use.
+    public func commitTransaction() async throws {
+        try await sender.endTransaction(isCommit: true)
+    }
+
+    /// Drops what was not sent yet and aborts the transaction. May be called again after a `timeout`.
+    public func abortTransaction() async throws {
+        try await sender.endTransaction(isCommit: false)
     }
 
     /// Sends what was accepted without lingering, and returns when each such record is acknowledged or has failed.

@@ -39,6 +39,11 @@ public struct ProducerConfiguration: Sendable {
     public var compression: CompressionCodec = .none
     /// `compression.<codec>.level`; nil for the codec's default.
     public var compressionLevel: Int?
+    /// `transactional.id`: makes the producer transactional. Stable over restarts, and used by one producer at a time: a
+    /// new one fences the one before.
+    public var transactionalID: String?
+    /// `transaction.timeout.ms`: the coordinator aborts a transaction that takes longer.
+    public var transactionTimeout: Duration = .seconds(60)
     /// Whether a topic that does not exist may be made by asking for it, where the broker allows that.
     public var allowAutoTopicCreation = true
 
@@ -65,6 +70,11 @@ public struct ProducerConfiguration: Sendable {
         )
         try require(maxInFlight >= 1, "maxInFlight is \(maxInFlight); it must be at least 1")
         try require(linger >= .zero, "linger is negative")
+        if let transactionalID {
+            try require(!transactionalID.isEmpty, "transactionalID is empty; leave it nil for no transactions")
+            try require(isIdempotent, "a transactional producer is idempotent; leave isIdempotent = true")
+            try require(transactionTimeout >= .milliseconds(1), "transactionTimeout is below 1 ms")
+        }
         if isIdempotent {
             try require(acks == .all, "an idempotent producer needs acks = all; set isIdempotent = false for less")
             try require(

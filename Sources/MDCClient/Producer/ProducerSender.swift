@@ -11,7 +11,7 @@ import Synchronization
 /// Performs what `ProducerStateMachine` decides. Callers append under a lock on their own threads; everything else
 /// happens on one event loop. Fields without a lock are touched on that loop only, hence unchecked.
 final class ProducerSender: @unchecked Sendable {
-    private struct Shared {
+    struct Shared {
         var machine: ProducerStateMachine
         /// Callers that wait for room, in order.
         var waiters = Deque<(id: UInt64, size: Int, continuation: CheckedContinuation<Void, any Error>)>()
@@ -21,14 +21,16 @@ final class ProducerSender: @unchecked Sendable {
         var failures: [Int: ClientError] = [:]
     }
 
-    private let configuration: ProducerConfiguration
-    private let core: ClientCore
-    private let eventLoop: any EventLoop
-    private let logger: Logger
-    private let shared: Mutex<Shared>
+    let configuration: ProducerConfiguration
+    let core: ClientCore
+    let eventLoop: any EventLoop
+    let logger: Logger
+    let shared: Mutex<Shared>
     private let metrics: ProducerMetrics
     private let closing = ShutdownLatch()
     private var drainTimer: Scheduled<Void>?
+    /// Whether partitions are being added to the transaction.
+    var isAddingPartitions = false
 
     init(_ configuration: ProducerConfiguration, eventLoop: any EventLoop, logger: Logger) throws {
         self.configuration = configuration
@@ -41,11 +43,13 @@ final class ProducerSender: @unchecked Sendable {
             compressionLevel: configuration.compressionLevel
         )
         settings.partitionLeaderEpoch = .unknown
+        settings.isTransactional = configuration.transactionalID != nil
         shared = Mutex(
             Shared(
                 machine: ProducerStateMachine(
                     ProducerStateMachine.Configuration(
                         isIdempotent: configuration.isIdempotent,
+                        isTransactional: configuration.transactionalID != nil,
                         linger: TimeAmount(configuration.linger),
                         batchSize: configuration.batchSize,
                         maxRequestSize: configuration.maxRequestSize,
@@ -194,7 +198,7 @@ final class ProducerSender: @unchecked Sendable {
         drain()
     }
 
-    private func drain() {
+    func drain() {
         guard !core.isClosed else { return }
         let plan = shared.withLock { $0.machine.drain(now: .now()) }
         if !plan.expired.isEmpty {
@@ -202,6 +206,7 @@ final class ProducerSender: @unchecked Sendable {
             afterProgress()
         }
         if plan.needsProducerID { requestProducerID(attempt: 0) }
+        if !plan.partitionsToAdd.isEmpty { addPartitions(plan.partitionsToAdd) }
         if !plan.topicsWithoutLeader.isEmpty { core.refreshMetadata() }
         for request in plan.requests { send(request) }
         drainTimer?.cancel()
@@ -246,7 +251,7 @@ final class ProducerSender: @unchecked Sendable {
         }
     }
 
-    private static func clientError(_ error: any Error) -> ClientError {
+    static func clientError(_ error: any Error) -> ClientError {
         error as? ClientError ?? ClientError(.connection, "the request failed", cause: error)
     }
 
@@ -274,7 +279,10 @@ final class ProducerSender: @unchecked Sendable {
             )
         }
         // Since version 13 topics go by their ids alone.
-        let newest: Int16 = topicData.contains { $0.topicId == .zero } ? 12 : 13
+        var newest: Int16 = topicData.contains { $0.topicId == .zero } ? 12 : 13
+        let transactionalID = configuration.transactionalID
+        // From version 12 on the broker adds partitions to the transaction by itself.
+        if transactionalID != nil, !shared.withLock({ $0.machine.transaction.isSecond }) { newest = 11 }
         let acks = configuration.acks.rawValue
         let timeout = Int32(clamping: TimeAmount(configuration.client.requestTimeout).nanoseconds / 1_000_000)
         metrics.sent(requests: 1)
@@ -285,7 +293,7 @@ final class ProducerSender: @unchecked Sendable {
             timeout: configuration.client.requestTimeout + .seconds(1),
             unanswered: acks == 0 ? ProduceResponse() : nil
         ) { _ in
-            ProduceRequest(acks: acks, timeoutMs: timeout, topicData: topicData)
+            ProduceRequest(transactionalId: transactionalID, acks: acks, timeoutMs: timeout, topicData: topicData)
         }.assumeIsolated().whenComplete { result in
             self.answered(plan, result)
         }
@@ -400,7 +408,7 @@ final class ProducerSender: @unchecked Sendable {
         }
     }
 
-    private func finish(
+    func finish(
         _ batch: ProducerBatch,
         _ result: Result<(baseOffset: Int64, logAppendTime: Int64), ClientError>
     ) {
@@ -410,13 +418,14 @@ final class ProducerSender: @unchecked Sendable {
                 if !shared.flushes.isEmpty, shared.failures[batch.generation] == nil {
                     shared.failures[batch.generation] = error
                 }
+                if shared.machine.configuration.isTransactional { shared.machine.transaction.fail(error) }
             }
         }
         batch.complete(result)
     }
 
     /// Batches are done: there may be room, and flushes may be complete.
-    private func afterProgress() {
+    func afterProgress() {
         if shared.withLock({ !$0.waiters.isEmpty }) { resumeWaiters() }
         let done = shared.withLock { shared -> [(CheckedContinuation<Void, any Error>, ClientError?)] in
             guard !shared.flushes.isEmpty else { return [] }

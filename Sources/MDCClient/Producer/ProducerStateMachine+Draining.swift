@@ -19,6 +19,8 @@ extension ProducerStateMachine {
         var expired: [(batch: ProducerBatch, error: ClientError)] = []
         /// Topics with a partition that has something to send and no leader.
         var topicsWithoutLeader: Set<String> = []
+        /// Partitions that must be added to the transaction before anything is sent to them.
+        var partitionsToAdd: [TopicPartition] = []
         /// Ask for a producer id.
         var needsProducerID = false
         /// When to drain again by itself.
@@ -100,7 +102,18 @@ extension ProducerStateMachine {
             result.topicsWithoutLeader.insert(topics[key.topic].name)
             return false
         }
-        if configuration.isIdempotent, !hasProducerID(key) {
+        if configuration.isTransactional {
+            guard !transaction.isHalted else { return false }
+            adoptEpoch(key)
+            let partition = TopicPartition(
+                topic: topics[key.topic].name,
+                partition: PartitionID(Int32(key.partition))
+            )
+            guard transaction.admits(partition) else {
+                result.partitionsToAdd.append(partition)
+                return false
+            }
+        } else if configuration.isIdempotent, !hasProducerID(key) {
             if !producerIDIsRequested {
                 producerIDIsRequested = true
                 result.needsProducerID = true
@@ -188,6 +201,39 @@ extension ProducerStateMachine {
         renumber(key)
         return true
     }
+
+    /// A transactional producer has one id and epoch for all partitions; each begins at 0 in a new epoch.
+    private mutating func adoptEpoch(_ key: PartitionKey) {
+        let state = topics[key.topic].partitions[key.partition]
+        guard state.inFlight == 0, state.producerID != producerID || state.producerEpoch != producerEpoch else {
+            return
+        }
+        renumber(key)
+    }
+
+    /// Takes what waits to be sent, and what was sent and is not under way, when a transaction is given up. What is under
+    /// way ends with its answer, and is not sent again.
+    mutating func dropUnsent() -> [ProducerBatch] {
+        var dropped: [ProducerBatch] = []
+        for topic in topics.indices {
+            for index in topics[topic].partitions.indices {
+                dropped += topics[topic].partitions[index].queue
+                topics[topic].partitions[index].queue.removeAll()
+                guard topics[topic].partitions[index].inFlight == 0 else { continue }
+                if !topics[topic].partitions[index].unacknowledged.isEmpty {
+                    topics[topic].partitions[index].needsNewProducerID = true
+                }
+                dropped += topics[topic].partitions[index].unacknowledged
+                topics[topic].partitions[index].unacknowledged.removeAll()
+                topics[topic].partitions[index].sent = 0
+            }
+        }
+        dropped.forEach { released($0) }
+        return dropped
+    }
+
+    /// Whether a partition's numbering broke, so that the producer must have a new epoch before it writes again.
+    var needsNewEpoch: Bool { topics.contains { $0.partitions.contains { $0.needsNewProducerID } } }
 
     /// Numbers a settled partition's batches anew, from 0, for the current producer id.
     private mutating func renumber(_ key: PartitionKey) {

@@ -46,7 +46,7 @@ extension ProducerStateMachine {
             topics[topic].partitions[key.partition].retryAttempts = 0
             return .succeed(batch, baseOffset: baseOffset, logAppendTime: logAppendTime)
         case .noAnswer(let error):
-            if error.code == .unsupportedVersion || error.code == .closed {
+            if error.code == .unsupportedVersion || error.code == .closed || transaction.isHalted {
                 return giveUp(batch, at: position, key, error)
             }
             return again(key, now: now, refresh: true)
@@ -67,6 +67,9 @@ extension ProducerStateMachine {
         case .duplicateSequenceNumber:
             remove(at: position, key)
             return .succeed(batch, baseOffset: -1, logAppendTime: -1)
+        case _ where transaction.isHalted:
+            // The transaction is given up: nothing is worth a second attempt.
+            break
         case .messageTooLarge, .recordListTooLarge:
             guard batch.recordCount > 1 else { break }
             topics[key.topic].partitions[key.partition].isSettling = true
@@ -76,10 +79,12 @@ extension ProducerStateMachine {
             if position > 0 || topics[key.topic].partitions[key.partition].isSettling {
                 return again(key, now: now, refresh: false)
             }
+            // A transaction cannot go on under another number; it is aborted.
+            if configuration.isTransactional { break }
             return loseNumbering(batch, key, now: now)
-        case .unknownProducerId where configuration.isIdempotent,
-            .invalidProducerEpoch where configuration.isIdempotent,
-            .producerFenced where configuration.isIdempotent:
+        case .unknownProducerId where configuration.isIdempotent && !configuration.isTransactional,
+            .invalidProducerEpoch where configuration.isIdempotent && !configuration.isTransactional,
+            .producerFenced where configuration.isIdempotent && !configuration.isTransactional:
             return loseNumbering(batch, key, now: now)
         case let code where code.isRetriable:
             return again(key, now: now, refresh: Self.showsStaleMetadata(code))

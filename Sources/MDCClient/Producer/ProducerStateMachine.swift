@@ -14,6 +14,7 @@ import NIOCore
 struct ProducerStateMachine {
     struct Configuration {
         var isIdempotent = true
+        var isTransactional = false
         var linger: TimeAmount = .milliseconds(5)
         var batchSize = 256 * 1024
         var maxRequestSize = 1_048_576
@@ -79,6 +80,9 @@ struct ProducerStateMachine {
     var producerEpoch: Int16 = -1
     var producerIDIsRequested = false
 
+    /// Only where the producer is transactional.
+    var transaction = TransactionStateMachine()
+
     // Flushing.
     var generation = 0
     var incompleteByGeneration: [Int: Int] = [:]
@@ -113,6 +117,7 @@ struct ProducerStateMachine {
         done: ProducerCompletion?
     ) -> AppendResult {
         if isClosed { return .refused(ClientError(.closed, "the producer is closed")) }
+        if configuration.isTransactional, let error = transaction.appendError { return .refused(error) }
         let size = RecordBatchBuilder.maximumRecordSize(
             keySize: record.key?.readableBytes ?? 0,
             valueSize: record.value?.readableBytes ?? 0,

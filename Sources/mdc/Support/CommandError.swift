@@ -52,6 +52,7 @@ struct CommandError: Error, CustomStringConvertible {
         case .topicAlreadyExists: "Use another name, delete it first, or pass --if-not-exists"
         case .invalidReplicationFactor: "`mdc cluster` shows how many brokers there are"
         case .groupIdNotFound: "`mdc group list` shows the groups that exist"
+        case .transactionalIdNotFound: "`mdc txn list` shows the transactional ids that exist"
         case .nonEmptyGroup: "Stop its members first; `mdc group describe` shows them"
         default: nil
         }

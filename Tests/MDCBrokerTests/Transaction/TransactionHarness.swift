@@ -83,6 +83,22 @@ struct TransactionHarness {
         shard = copy
     }
 
+    /// Puts an id into the state that a producer at its last epoch has.
+    mutating func initializeAtLastEpoch(_ id: String = "t") -> ProducerIdentity {
+        _ = initialize(id)
+        guard var transaction = shard.transactions[id] else { return .none }
+        transaction.epoch = Transaction.lastUsableEpoch - 1
+        let record = CoordinatorRecord.transaction(id, transaction)
+        log.append(record)
+        do {
+            try shard.replay(record, now: now)
+            try mirror.replay(record, now: now)
+        } catch {
+            Issue.record("\(error)")
+        }
+        return initialize(id).producer
+    }
+
     // MARK: Short forms
 
     /// InitProducerId, with a fresh producer id where one is asked for.

@@ -248,8 +248,7 @@ import Testing
 
     @Test func usedUpEpochsGiveANewProducerID() {
         var harness = TransactionHarness()
-        var producer = harness.initialize().producer
-        for _ in 0..<Int(Transaction.lastUsableEpoch) { producer = harness.initialize().producer }
+        let producer = harness.initializeAtLastEpoch()
         #expect(producer.epoch == Transaction.lastUsableEpoch)
         let next = harness.initialize(expected: producer)
         #expect(next.code == .none && next.producer.epoch == 0 && next.producer.id != producer.id)
@@ -260,8 +259,7 @@ import Testing
 
     @Test func endOfTheLastEpochGivesANewProducerID() {
         var harness = TransactionHarness()
-        var producer = harness.initialize().producer
-        while producer.epoch < Transaction.lastUsableEpoch { producer = harness.initialize().producer }
+        let producer = harness.initializeAtLastEpoch()
         #expect(harness.add(producer, version: TransactionVersion.second) == .none)
         let token = harness.end(producer, commit: true, version: TransactionVersion.second)
         // The marker has the one epoch that no producer ever has.
@@ -276,8 +274,7 @@ import Testing
 
     @Test func fencingTheLastEpochDoesNotOverflow() {
         var harness = TransactionHarness()
-        var producer = harness.initialize().producer
-        while producer.epoch < Transaction.lastUsableEpoch { producer = harness.initialize().producer }
+        let producer = harness.initializeAtLastEpoch()
         #expect(harness.add(producer) == .none)
         harness.advance(60_000)
         #expect(harness.orders.map(\.producer.epoch) == [.max])
