@@ -130,7 +130,7 @@ struct AlterShareGroupOffsetsHandler: Sendable {
             for partition in topic.partitions {
                 var code = ErrorCode.none
                 if known?.partitions.indices.contains(Int(partition.partitionIndex)) ?? false {
-                    if partition.startOffset < 0 { code = .offsetOutOfRange }
+                    if !(0...Int64(1) << 62).contains(partition.startOffset) { code = .offsetOutOfRange }
                 } else {
                     code = .unknownTopicOrPartition
                 }

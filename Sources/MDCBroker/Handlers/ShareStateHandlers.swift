@@ -25,6 +25,8 @@ struct ShareStateHandlers: Sendable {
                 || image.topic(item.topic).map({ $0.partitions.count <= Int(item.partition) }) ?? true
             {
                 answers[place] = .refusal(.unknownTopicOrPartition, "there is no such partition")
+            } else if let refusal = refusal(item.event, item.topic, item.partition) {
+                answers[place] = refusal
             } else {
                 sent.append((SharePartitionKey(groupID, item.topic, item.partition), item.event))
                 places.append(place)
@@ -36,6 +38,37 @@ struct ShareStateHandlers: Sendable {
             for (place, answer) in zip(positions, found) { answers[place] = answer }
             done(answers)
         }
+    }
+
+    /// What is wrong with an event that came over the network: numbers that no leader could mean.
+    private func refusal(_ event: ShareStateEvent, _ topic: TopicID, _ partition: Int32) -> ShareStateAnswer? {
+        let offsets = Int64(-1)...Int64(1) << 62
+        switch event {
+        case .initialize(let stateEpoch, let startOffset):
+            guard (0..<Int32.max).contains(stateEpoch), offsets.contains(startOffset) else {
+                return .refusal(.invalidRequest, "the state epoch or the start offset is out of range")
+            }
+        case .read(let leaderEpoch), .summary(let leaderEpoch): return refusal(leaderEpoch, topic, partition)
+        case .write(let write):
+            let isSound = write.batches.allSatisfy {
+                $0.first >= 0 && $0.first <= $0.last && offsets.contains($0.last) && $0.state != .acquired
+                    && (0...1_000).contains($0.deliveryCount)
+            }
+            guard isSound, (0..<Int32.max).contains(write.stateEpoch), offsets.contains(write.startOffset) else {
+                return .refusal(.invalidRequest, "the state epoch, the start offset or a batch is out of range")
+            }
+            return refusal(write.leaderEpoch, topic, partition)
+        case .restart, .delete: break
+        }
+        return nil
+    }
+
+    /// Who claims to lead in an epoch that has not come would shut out the real leader.
+    private func refusal(_ leaderEpoch: Int32, _ topic: TopicID, _ partition: Int32) -> ShareStateAnswer? {
+        guard case .found(let found) = services.partitions.find(id: topic, partition: partition),
+            leaderEpoch > found.leaderEpoch.rawValue
+        else { return nil }
+        return .refusal(.unknownLeaderEpoch, "the leader epoch is \(found.leaderEpoch)")
     }
 
     func initialize(_ request: InitializeShareGroupStateRequest, _ context: RequestContext) {

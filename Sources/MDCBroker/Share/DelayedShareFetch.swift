@@ -26,8 +26,8 @@ final class DelayedShareFetch: PartitionWaiter {
     private let complete: @Sendable ([ShareTarget: SharePartition.Finding]) -> Void
     private let isQueued = Atomic<Bool>(false)
     // Touched on the loop only.
-    nonisolated(unsafe) private var watchedShares: [SharePartition] = []
-    nonisolated(unsafe) private var watchedPartitions: [Partition] = []
+    nonisolated(unsafe) private var watched: [ShareTarget: SharePartition] = [:]
+    nonisolated(unsafe) private var isWaiting = false
     nonisolated(unsafe) private var isDone = false
     /// Whether a look that may wait for the disk is under way on the pool.
     nonisolated(unsafe) private var isOnPool = false
@@ -57,15 +57,29 @@ final class DelayedShareFetch: PartitionWaiter {
             return
         }
         timer = context.eventLoop.scheduleTask(in: .milliseconds(parameters.maxWait)) { self.expire() }
-        for target in targets {
-            guard case .success(let share) = services.shares.share(parameters.groupID, target) else { continue }
-            share.addWaiter(self)
-            share.partition.addWaiter(self)
-            watchedShares.append(share)
-            watchedPartitions.append(share.partition)
-        }
+        isWaiting = true
+        _ = watch()
         // What came between the look and the registration was announced to nobody.
         look()
+    }
+
+    /// Waits at every share partition, also at those that took the place of closed ones; whether any was new.
+    private func watch() -> Bool {
+        var isNew = false
+        for target in targets {
+            guard case .success(let share) = services.shares.share(parameters.groupID, target) else { continue }
+            if watched[target] === share { continue }
+            if let old = watched.updateValue(share, forKey: target) { unwatch(old) }
+            share.addWaiter(self)
+            share.partition.addWaiter(self)
+            isNew = true
+        }
+        return isNew
+    }
+
+    private func unwatch(_ share: SharePartition) {
+        share.removeWaiter(self)
+        share.partition.removeWaiter(self)
     }
 
     func partitionAdvanced() {
@@ -86,7 +100,8 @@ final class DelayedShareFetch: PartitionWaiter {
         let hasRecords = found.contains { !$0.value.acquired.isEmpty }
         let failures = found.count { $0.value.code != .none }
         if hasRecords || failures == targets.count { return finish(found) }
-        if found.contains(where: { $0.value.needsDisk }) { lookOnPool() }
+        if found.contains(where: { $0.value.needsDisk }) { return lookOnPool() }
+        if isWaiting && watch() { partitionAdvanced() }
     }
 
     private func lookOnPool() {
@@ -166,10 +181,8 @@ final class DelayedShareFetch: PartitionWaiter {
         isDone = true
         timer?.cancel()
         timer = nil
-        for share in watchedShares { share.removeWaiter(self) }
-        for partition in watchedPartitions { partition.removeWaiter(self) }
-        watchedShares = []
-        watchedPartitions = []
+        for share in watched.values { unwatch(share) }
+        watched = [:]
         complete(found)
     }
 }

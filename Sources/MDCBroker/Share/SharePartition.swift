@@ -95,6 +95,8 @@ final class SharePartition: Sendable {
 
     private func loaded(_ answer: ShareStateAnswer) {
         guard answer.code == .none else { return fail(answer.code) }
+        // The group coordinator makes a state before it gives a partition to anyone: without one the group is gone.
+        guard answer.state != .absent else { return fail(.groupIdNotFound) }
         let log = partition.log
         var window: SharePartitionWindow
         var isNew = false

@@ -31,7 +31,8 @@ struct ShareAcknowledgement: Equatable, Sendable {
             if entry.first <= previous { return "batches must be in order, without overlaps" }
             previous = entry.last
             if entry.types.isEmpty { return "the batch \(entry.first)–\(entry.last) has no types" }
-            if entry.types.count > 1 && Int64(entry.types.count) != entry.last - entry.first + 1 {
+            // Neither can overflow: both are at least 0.
+            if entry.types.count > 1 && Int64(entry.types.count) - 1 != entry.last - entry.first {
                 return
                     "the batch \(entry.first)–\(entry.last) has \(entry.types.count) types; give one, or one a record"
             }

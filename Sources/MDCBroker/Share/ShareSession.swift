@@ -61,7 +61,8 @@ struct ShareSessionCache: Sendable {
             remove(member)
             guard sessions.count < capacity else { return .failed(.shareSessionLimitReached) }
             var session = Session(connection: connection)
-            for target in targets where !session.targets.contains(target) { session.targets.append(target) }
+            var known: Set<ShareTarget> = []
+            for target in targets where known.insert(target).inserted { session.targets.append(target) }
             sessions[member] = session
             byConnection[connection, default: []].insert(member)
             return .created
