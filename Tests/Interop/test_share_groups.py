@@ -10,11 +10,13 @@ import threading
 import time
 import unittest
 
+import confluent_kafka
 from confluent_kafka import AcknowledgeType, KafkaException, Producer, ShareConsumer
 from confluent_kafka.admin import (
     AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType)
 
 from broker_process import BrokerProcess
+from matrix import shows
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -70,6 +72,8 @@ def accept(_):
 
 
 class ShareGroupTest(unittest.TestCase):
+    client = f"confluent-kafka {confluent_kafka.__version__}"
+
     def setUp(self):
         self.broker = BrokerProcess(
             "group.share.min.record.lock.duration.ms=500", "group.share.min.heartbeat.interval.ms=200",
@@ -105,6 +109,7 @@ class ShareGroupTest(unittest.TestCase):
     def distinct(self, seen):
         return {(partition, offset) for partition, offset, _, _ in seen}
 
+    @shows("share groups")
     def test_several_members_share_one_partition(self):
         self.topic("one")
         self.configure("g")
@@ -132,6 +137,7 @@ class ShareGroupTest(unittest.TestCase):
         member.stop()
         self.assertEqual(list(range(total, total + 10)), sorted(offset for _, offset, _, _ in late))
 
+    @shows("share groups")
     def test_released_comes_again_rejected_does_not(self):
         self.topic("two")
         self.configure("g", share_delivery_count_limit=4)
@@ -166,6 +172,7 @@ class ShareGroupTest(unittest.TestCase):
             counts[offset].append(count)
         self.assertTrue(all(sorted(list_) == list(range(1, len(list_) + 1)) for list_ in counts.values()), counts)
 
+    @shows("share groups")
     def test_a_killed_member_gives_its_records_back(self):
         self.topic("three")
         self.configure("g", share_record_lock_duration_ms=2000, share_session_timeout_ms=45000)
@@ -186,6 +193,7 @@ class ShareGroupTest(unittest.TestCase):
         self.assertEqual([], member.errors)
         self.assertGreaterEqual(max(count for _, _, count, _ in seen), 2)
 
+    @shows("share groups")
     def test_a_lock_ends_and_the_record_goes_to_another(self):
         self.topic("four")
         self.configure("g", share_record_lock_duration_ms=1000)
@@ -215,6 +223,7 @@ class ShareGroupTest(unittest.TestCase):
         member.stop()
         self.assertEqual({5}, {offset for _, offset, _, _ in again})
 
+    @shows("share groups")
     def test_nothing_acknowledged_comes_again_after_the_broker_was_killed(self):
         self.topic("five", 2)
         self.configure("g", share_record_lock_duration_ms=2000)
@@ -267,6 +276,7 @@ class ShareGroupTest(unittest.TestCase):
         self.assertEqual([], again)
         self.assertEqual((3, total), (kills, len(accepted)))
 
+    @shows("share groups")
     def test_implicit_acknowledgement_and_latest(self):
         self.topic("six")
         self.produce("six", 5)
