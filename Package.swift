@@ -71,6 +71,7 @@ let package = Package(
             dependencies: ["MDCModel", "CMDCSystem", nio("NIOCore"), logging],
             swiftSettings: settings
         ),
+        .target(name: "MDCRaft", dependencies: ["MDCModel"], swiftSettings: settings),
         .target(
             name: "MDCProtocol",
             dependencies: ["MDCModel", nio("NIOCore")],
@@ -157,6 +158,11 @@ let package = Package(
             name: "FuzzTests",
             dependencies: fuzzDependencies,
             exclude: ["LibFuzzer"],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "MDCRaftTests",
+            dependencies: ["MDCRaft", "MDCModel"],
             swiftSettings: settings
         ),
         .testTarget(
