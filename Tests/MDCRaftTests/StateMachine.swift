@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import MDCModel
 import MDCRaft
 
 /// What the simulated nodes apply entries to: a chain of hashes over all entries, and the last value of each key.
