@@ -65,6 +65,17 @@ final class SharePartition: Sendable {
         )
     }
 
+    /// Runs a step under the mutex and, when that is released, what it left to do.
+    private func hold<Value: Sendable>(_ step: (inout State, inout [@Sendable () -> Void]) -> Value) -> Value {
+        let (value, after) = state.withLock { state in
+            var after: [@Sendable () -> Void] = []
+            let value = step(&state, &after)
+            return (value, after)
+        }
+        for work in after { work() }
+        return value
+    }
+
     // MARK: Loading
 
     /// Why nothing can be fetched now; `.none` where it can. Begins to read the state where nobody has.
@@ -111,7 +122,7 @@ final class SharePartition: Sendable {
             window = SharePartitionWindow(start: answer.state.startOffset, batches: answer.state.batches)
         }
         let change = window.moveStart(to: log.logStartOffset.rawValue)
-        state.withLock { state in
+        hold { state, after in
             guard case .loading = state.phase else { return }
             state.stateEpoch = answer.state.stateEpoch
             state.window = window
@@ -121,7 +132,7 @@ final class SharePartition: Sendable {
             if isNew || !change.isEmpty {
                 var first = change
                 first.movedStart = true
-                if let refusal = persist(first, &state, { _ in }) { state.phase = .failed(refusal.code) }
+                if let refusal = persist(first, &state, &after) { state.phase = .failed(refusal.code) }
             }
         }
         wake()
@@ -234,11 +245,11 @@ final class SharePartition: Sendable {
     /// Where to read; nil where nothing can be handed out.
     private func nextOffset(_ limits: SharePartitionWindow.Limits) -> Offset? {
         let logStart = partition.log.logStartOffset.rawValue
-        return state.withLock { state in
+        return hold { (state, after) -> Offset? in
             guard case .active = state.phase else { return nil }
             if logStart > state.window.start {
                 let change = state.window.moveStart(to: logStart)
-                _ = persist(change, &state) { _ in }
+                _ = persist(change, &state, &after)
             }
             return state.window.mayAcquire(limits) ? Offset(state.window.nextFetchOffset) : nil
         }
@@ -342,7 +353,7 @@ final class SharePartition: Sendable {
             return done(.invalidRequest)
         }
         let now = access.now().monotonic
-        let (immediate, freed): (ErrorCode?, Bool) = state.withLock { state in
+        let (immediate, freed) = hold { (state, after) -> (ErrorCode?, Bool) in
             switch state.phase {
             case .active: break
             case .closed(let code): return (code, false)
@@ -355,7 +366,7 @@ final class SharePartition: Sendable {
             case .success(let change):
                 armTimer(&state)
                 if change.isEmpty { return (ErrorCode.none, false) }
-                if let refusal = persist(change, &state, { done($0.code) }) {
+                if let refusal = persist(change, &state, &after, { done($0.code) }) {
                     state.window = before
                     return (refusal.code, false)
                 }
@@ -369,21 +380,22 @@ final class SharePartition: Sendable {
     /// Takes back what a member has, because it left (`wasDelivered` false) or vanished.
     func release(by member: String, wasDelivered: Bool) {
         let limits = Self.limits(settings())
-        let freed: Bool = state.withLock { state in
+        let freed = hold { (state, after) -> Bool in
             guard case .active = state.phase, state.window.isHolding(member) else { return false }
             let change = state.window.release(by: member, wasDelivered: wasDelivered, limits)
-            _ = persist(change, &state) { _ in }
+            _ = persist(change, &state, &after)
             return true
         }
         if freed { wake() }
     }
 
     /// Puts a change on the coordinator's log, behind all earlier ones. Returns why it was refused; then `done` is not
-    /// called.
+    /// called. What is in `after` has to be run once the mutex is released.
     private func persist(
         _ change: SharePartitionWindow.Change,
         _ state: inout State,
-        _ done: @escaping @Sendable (ShareStateAnswer) -> Void
+        _ after: inout [@Sendable () -> Void],
+        _ done: @escaping @Sendable (ShareStateAnswer) -> Void = { _ in }
     ) -> ShareStateAnswer? {
         let write = ShareStateWrite(
             stateEpoch: state.stateEpoch,
@@ -392,12 +404,13 @@ final class SharePartition: Sendable {
             deliveryCompleteCount: Int32(clamping: state.window.doneCount),
             batches: change.batches
         )
-        let refusal = states.submit(.write(write), of: key) { [self] answer in
+        let ticket = states.submit(.write(write), of: key) { [self] answer in
             // It was on the log and is lost: what is in memory is not what will be read.
-            if answer.code != .none { access.runBlocking { self.close(.notLeaderOrFollower) } }
+            if answer.code != .none { close(.notLeaderOrFollower) }
             done(answer)
         }
-        guard let refusal else { return nil }
+        after.append(ticket.proceed)
+        guard let refusal = ticket.refusal else { return nil }
         logger.warning(
             "the state of a share partition cannot be written",
             metadata: ["key": "\(key)", "error": "\(refusal.code)", "message": "\(refusal.message ?? "")"]
@@ -422,12 +435,12 @@ final class SharePartition: Sendable {
     private func tick() {
         let now = access.now().monotonic
         let limits = Self.limits(settings())
-        let freed: Bool = state.withLock { state in
+        let freed = hold { (state, after) -> Bool in
             state.timerDeadline = .max
             state.cancelTimer = nil
             guard case .active = state.phase else { return false }
             let change = state.window.expireLocks(limits, now: now)
-            if !change.isEmpty { _ = persist(change, &state) { _ in } }
+            if !change.isEmpty { _ = persist(change, &state, &after) }
             armTimer(&state)
             return change.freed
         }

@@ -80,15 +80,17 @@ final class ShareCoordinatorService: Sendable {
         }
     }
 
-    /// Sends an event to the shard of `key`. Returns an error where it was refused at once, and then does not call
-    /// `completion`; else the event is on the log, behind all that were sent before.
+    /// Sends an event to the shard of `key`, behind all that were sent before; see ``ShareStateRuntime/submit``.
     func submit(
         _ event: ShareStateEvent,
         of key: SharePartitionKey,
         _ completion: @escaping ShareStateRuntime.Completion
-    ) -> ShareStateAnswer? {
+    ) -> ShareStateRuntime.Ticket {
         guard let shard = shard(of: key) else {
-            return .refusal(.notCoordinator, "there is no share coordinator yet; look for it first")
+            return .init(
+                refusal: .refusal(.notCoordinator, "there is no share coordinator yet; look for it first"),
+                proceed: {}
+            )
         }
         return shard.submit(event, of: key, completion)
     }
@@ -105,7 +107,9 @@ final class ShareCoordinatorService: Sendable {
                 self.ask(event, of: key, completion)
             }
         }
-        if let refusal = submit(event, of: key, completion) { completion(refusal) }
+        let ticket = submit(event, of: key, completion)
+        ticket.proceed()
+        if let refusal = ticket.refusal { completion(refusal) }
     }
 
     /// Sends many events and gives `done` all answers, in their order.

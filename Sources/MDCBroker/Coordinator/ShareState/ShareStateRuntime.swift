@@ -32,7 +32,7 @@ final class ShareStateRuntime: Sendable {
     }
 
     /// What is left to do once the mutex is released.
-    private struct FollowUp {
+    private struct FollowUp: Sendable {
         var calls: [(Completion, ShareStateAnswer)] = []
         var appendedEnd: Offset?
         var incarnation: UInt64 = 0
@@ -56,14 +56,23 @@ final class ShareStateRuntime: Sendable {
 
     // MARK: Requests
 
-    /// Takes one event. Returns an error where it was refused at once; then `completion` is not called. Else the event is
-    /// on the log, in the order of the calls, and `completion` gets its answer when it is committed.
+    /// What became of an event that was handed in.
+    struct Ticket: Sendable {
+        /// Why it was refused at once; then its completion is not called.
+        var refusal: ShareStateAnswer?
+        /// Has to be called, with no lock of the caller's held: what is ready is answered by it, and the rest waits for
+        /// the commit only from then on.
+        var proceed: @Sendable () -> Void
+    }
+
+    /// Takes one event. Unless it is refused at once, it is on the log when this returns, in the order of the calls, and
+    /// `completion` gets its answer when it is committed.
     func submit(
         _ event: ShareStateEvent,
         of key: SharePartitionKey,
         _ completion: @escaping Completion
-    ) -> ShareStateAnswer? {
-        run { state, followUp in
+    ) -> Ticket {
+        let (refusal, followUp) = hold { (state, followUp) -> ShareStateAnswer? in
             guard let shard = state.shard else {
                 return .refusal(state.unavailable, "the share coordinator is not ready; ask again")
             }
@@ -79,6 +88,7 @@ final class ShareStateRuntime: Sendable {
             }
             return nil
         }
+        return Ticket(refusal: refusal) { self.follow(followUp) }
     }
 
     /// Removes the states of topics that are gone.
@@ -94,13 +104,23 @@ final class ShareStateRuntime: Sendable {
         state.withLock { $0.shard.map(body) }
     }
 
-    private func run<Value: Sendable>(_ step: (inout State, inout FollowUp) -> Value) -> Value {
-        let (value, followUp) = state.withLock { state in
+    /// Runs a step under the mutex; what it leaves to do is returned.
+    private func hold<Value: Sendable>(_ step: (inout State, inout FollowUp) -> Value) -> (Value, FollowUp) {
+        state.withLock { state in
             var followUp = FollowUp()
             let value = step(&state, &followUp)
             followUp.incarnation = state.incarnation
             return (value, followUp)
         }
+    }
+
+    private func run<Value: Sendable>(_ step: (inout State, inout FollowUp) -> Value) -> Value {
+        let (value, followUp) = hold(step)
+        follow(followUp)
+        return value
+    }
+
+    private func follow(_ followUp: FollowUp) {
         for (completion, answer) in followUp.calls { completion(answer) }
         if let end = followUp.appendedEnd { watch(end, followUp.incarnation) }
         if let offset = followUp.trimBefore {
@@ -109,7 +129,6 @@ final class ShareStateRuntime: Sendable {
             }
         }
         if followUp.mustReload { access.runBlocking { self.load() } }
-        return value
     }
 
     private func append(
