@@ -65,6 +65,9 @@ public struct LogConfiguration: Sendable {
     /// Whether compaction runs at all (`log.cleaner.enable`).
     public var compactionEnabled = true
 
+    /// Wrong behaviours, for simulations that prove that they would be found. Only code of this package can set them.
+    package var plantedBugs: PlantedLogBugs = []
+
     /// Makes a configuration with defaults.
     public init(directories: [String]) { self.directories = directories }
 }

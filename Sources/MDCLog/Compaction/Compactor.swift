@@ -79,7 +79,11 @@ struct Compactor {
 
     /// Compacts what the plan says; returns false where it was stopped or had to give way.
     func run(_ plan: Plan) throws(LogError) -> Bool {
-        let aborted = log.published.withLock { $0.aborted }
+        // An abort that a crash could take back decides nothing yet.
+        let aborted = log.published.withLock { state in
+            let limit = min(state.committed, state.synced)
+            return state.aborted.filter { $0.lastOffset < limit }
+        }
         guard let table = try buildTable(plan, aborted) else { return false }
         var filter = TransactionFilter(aborted: aborted)
         let lastRecords = log.lastRecordsOfProducers()

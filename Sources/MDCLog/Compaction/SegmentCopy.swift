@@ -277,7 +277,7 @@ extension PartitionLog {
                 directory.writeFailed(error)
                 throw LogError(error, while: "putting a compacted segment in place")
             }
-            try segment.writeIndexes(durable: false)
+            try segment.writeIndexes(durable: true)
             environment.openFiles.opened(segment)
             return true
         }

@@ -42,7 +42,7 @@ struct SegmentSwap {
         let swapped = names.compactMap { FileName.offset(in: $0, suffix: FileName.log + FileName.swap) }.sorted()
         for base in swapped {
             let end = try endOffset(base)
-            let bases = names.compactMap { FileName.offset(in: $0, suffix: FileName.log) }
+            let bases = names.compactMap { FileName.offset(in: $0, suffix: FileName.log) }.sorted()
             for old in bases where old == base || old > base && old < end {
                 for suffix in [FileName.log] + FileName.besideLog {
                     let file = FileName.digits(old) + suffix
@@ -53,7 +53,7 @@ struct SegmentSwap {
             names.insert(FileName.digits(base) + FileName.log)
         }
         // A footer whose log did not get so far, and Kafka's index files, which are made anew.
-        for name in names where name.hasSuffix(FileName.swap) {
+        for name in names.sorted() where name.hasSuffix(FileName.swap) {
             try fileSystem.unlinkIfPresent("\(path)/\(name)")
             names.remove(name)
         }

@@ -144,7 +144,9 @@ extension LogManager {
         environment.appendedBytes.reset()
         for directory in directories {
             do throws(LogError) {
-                for log in directory.allLogs { _ = try log.advanceCheckpoint() }
+                for log in directory.allLogs.sorted(by: { $0.topicPartition < $1.topicPartition }) {
+                    _ = try log.advanceCheckpoint()
+                }
                 try directory.writeCheckpoint()
             } catch {
                 self.log.warning("a checkpoint failed; it is tried again", metadata: ["error": "\(error)"])

@@ -114,8 +114,12 @@ public final class LogManager: Sendable {
     /// The right to read a partition; nil where there is none.
     public func reader(_ topicPartition: TopicPartition) -> PartitionReader? { partition(topicPartition)?.reader }
 
-    /// All logs, in no order.
-    public var allPartitions: [PartitionLog] { state.withLock { Array($0.logs.values) } }
+    /// All logs; in no order, except that in manual mode it is always the same.
+    public var allPartitions: [PartitionLog] {
+        let logs = state.withLock { Array($0.logs.values) }
+        if environment.configuration.backgroundMode == .threads { return logs }
+        return logs.sorted { $0.topicPartition < $1.topicPartition }
+    }
 
     // MARK: Creating and deleting
 
@@ -291,7 +295,7 @@ public final class LogManager: Sendable {
         }
         guard let logs else { return }
         background.stop()
-        for log in logs { log.requestSync() }
+        for log in logs.sorted(by: { $0.topicPartition < $1.topicPartition }) { log.requestSync() }
         environment.groupCommit.stop()
         var failure: LogError?
         for directory in directories {
@@ -307,7 +311,7 @@ public final class LogManager: Sendable {
     private func close(_ directory: DataDirectory) throws(LogError) {
         defer { directory.release() }
         var isClean = directory.refusal == nil
-        for log in directory.allLogs {
+        for log in directory.allLogs.sorted(by: { $0.topicPartition < $1.topicPartition }) {
             do {
                 try log.close()
             } catch {

@@ -13,20 +13,31 @@ extension PartitionLoader {
 
     /// Verifies the log from the recovery point on, cuts what is torn, reports what is damaged.
     func recover(_ progress: inout Progress, durable: Offset, start: Offset) throws(LogError) {
-        let begin = try scanStart(&progress, durable: durable)
+        let begin = try scanStart(&progress, durable: durable, start: start)
         // The producers' state where the scan begins; the scan carries it on.
         progress.end = begin.offset
         progress.scannedFrom = begin.offset
+        // From here on the batches say where epochs begin: the file may still have those of records that were cut.
+        let listed = progress.epochs
+        _ = progress.epochs.truncate(to: begin.offset)
+        defer { if progress.epochs != listed { progress.epochsChanged = true } }
         if checkpoint?.hasNoProducers == true, begin.position > 0 {
             progress.table = ProducerTable()
         } else {
-            try loadTable(&progress, at: begin.offset, start: start)
+            try loadTable(&progress, at: begin.offset, durable: durable)
         }
         var expected = begin.offset
         var index = begin.index
         var position = begin.position
         while index < progress.segments.count {
             let segment = progress.segments[index]
+            // Left over from a roll that failed: the log went on in the segment before.
+            if index > begin.index, segment.size == 0, segment.baseOffset < expected {
+                try removeEmpty(segment)
+                progress.segments.remove(at: index)
+                progress.directoryChanged = true
+                continue
+            }
             // Where this engine wrote the log, a gap between segments means that the end of the first is lost.
             if index > begin.index, segment.baseOffset != expected,
                 segment.baseOffset < expected || (isOurs && expected >= durable)
@@ -34,12 +45,14 @@ extension PartitionLoader {
                 try cutFrom(index, &progress, reason: "segment \(segment.baseOffset) does not continue \(expected)")
                 break
             }
-            if index > 0, position == 0 { writeSnapshot(&progress, at: segment.baseOffset) }
+            if index > 0, position == 0, segment.baseOffset >= progress.scannedFrom {
+                writeSnapshot(&progress, at: segment.baseOffset)
+            }
             let end = try scan(segment, from: position, expected: max(expected, segment.baseOffset), &progress)
             progress.scanned.append(segment)
             expected = segment.nextOffset
             if case .invalid(let reason) = end {
-                if expected < durable {
+                if expected < durable, !environment.has(.damageIsCut) {
                     expected = reportDamage(segment, index, &progress, durable: durable, reason: reason)
                 } else {
                     try cut(segment, index, &progress, reason: reason)
@@ -60,19 +73,21 @@ extension PartitionLoader {
             position = 0
         }
         try finish(&progress, expected: expected)
+        // An epoch may have begun at the very end without a record yet.
+        if let last = listed.entries.last, last.startOffset == progress.end {
+            _ = progress.epochs.begin(last.epoch, at: last.startOffset)
+        }
         progress.report.logEndOffset = progress.end
     }
 
-    /// Makes the snapshot at a segment's base anew if it is missing.
+    /// Makes the snapshot at a segment's base anew: what is there may be torn, or of records that were lost.
     private func writeSnapshot(_ progress: inout Progress, at offset: Offset) {
         let name = "\(path)/\(FileName.digits(offset))\(FileName.producerSnapshot)"
-        if let attributes = try? fileSystem.attributes(name), attributes.size > 0 { return }
         do throws(FileSystemError) {
             try fileSystem.replaceFile(
                 name,
                 in: path,
-                with: ProducerSnapshot.encode(progress.table),
-                durable: false
+                with: ProducerSnapshot.encode(progress.table)
             )
             progress.snapshotOffset = offset
             progress.report.rebuiltFiles.append(name)
@@ -85,16 +100,31 @@ extension PartitionLoader {
     private func finish(_ progress: inout Progress, expected: Offset) throws(LogError) {
         for segment in progress.scanned where segment.isSealed && !segment.state.withLock({ $0.isQuarantined }) {
             segment.state.withLock { $0.addLastTimeEntry() }
-            try segment.writeIndexes(durable: false)
+            try segment.writeIndexes(durable: true)
         }
         let active = progress.segments[progress.segments.count - 1]
         active.state.withLock { $0.isSealed = false }
         progress.end = progress.report.damage.isEmpty ? active.nextOffset : max(expected, active.nextOffset)
+        try removeSnapshots(after: progress.end)
+    }
+
+    /// Snapshots beyond the log's end are of records that were lost, and must not be taken for the state of others that
+    /// get their offsets.
+    private func removeSnapshots(after end: Offset) throws(LogError) {
+        do throws(FileSystemError) {
+            for entry in try fileSystem.list(path) {
+                guard let offset = FileName.offset(in: entry.name, suffix: FileName.producerSnapshot), offset > end
+                else { continue }
+                try fileSystem.unlinkIfPresent("\(path)/\(entry.name)")
+            }
+        } catch {
+            throw LogError(error, while: "recovering \(topicPartition)")
+        }
     }
 
     /// The segment that holds the recovery point, and where in it to begin: at the recovery point itself where the
     /// checkpoint vouches for what is before, else at the segment's start.
-    private func scanStart(_ progress: inout Progress, durable: Offset) throws(LogError) -> Start {
+    private func scanStart(_ progress: inout Progress, durable: Offset, start: Offset) throws(LogError) -> Start {
         let segments = progress.segments
         let index = max(segments.partitionPoint { $0.baseOffset > durable } - 1, 0)
         var base = segments[index]
@@ -104,10 +134,55 @@ extension PartitionLoader {
         {
             return Start(index: at, position: checkpoint.position, offset: durable)
         }
-        // The segment before ends at the recovery point if that is a segment's base: it is whole.
         base = segments[index]
         progress.report.rebuiltFiles.append(base.path(FileName.offsetIndex))
+        // Where the recovery point is a segment's base, the segment before may have been sealed since: its indexes and the
+        // return of its reserved space may be lost. One that is before the log's start does not matter: its removal is.
+        if index > 0, base.baseOffset == durable, durable > start {
+            if let tail = try settleSealed(segments[index - 1], durable: durable, &progress) {
+                return Start(index: index - 1, position: tail, offset: durable)
+            }
+        }
         return Start(index: index, position: 0, offset: base.baseOffset)
+    }
+
+    /// Finds the end of a sealed segment whose batches are durable, and makes its indexes anew. The producers are left
+    /// alone: it may have been compacted, and their state is in a snapshot. Returns where batches beyond the recovery point
+    /// begin, if the segment has such: then the next one is left over from a roll that failed.
+    private func settleSealed(
+        _ segment: Segment,
+        durable: Offset,
+        _ progress: inout Progress
+    ) throws(LogError) -> Int? {
+        let file = try segment.file()
+        let size: Int
+        do throws(FileSystemError) { size = try file.size() } catch {
+            throw LogError(error, while: "recovering \(topicPartition)")
+        }
+        segment.state.withLock { $0.beginScan(at: 0, offset: segment.baseOffset, physicalSize: size) }
+        var scanner = BatchScanner(file: file, from: 0, to: size, nextOffset: segment.baseOffset)
+        var tail: Int?
+        let end = try scanner.scan { header, position, _ throws(LogError) in
+            if header.baseOffset >= durable {
+                tail = position
+                return false
+            }
+            segment.state.withLock { $0.add(header) }
+            return true
+        }
+        segment.state.withLock { state in
+            state.physicalSize = size
+            state.nextOffset = durable
+            state.indexesChanged = true
+        }
+        if case .invalid(let reason) = end {
+            _ = reportDamage(segment, 0, &progress, durable: durable, reason: reason, at: scanner.nextOffset)
+            return nil
+        }
+        if let tail { return tail }
+        try trim(segment)
+        progress.scanned.append(segment)
+        return nil
     }
 
     /// Takes the indexes below the checkpoint from their files, if these are what the checkpoint says.
@@ -121,7 +196,10 @@ extension PartitionLoader {
             else { return false }
             let offsets = [UInt8](offsetBytes.prefix(offsetCount))
             let times = [UInt8](timeBytes.prefix(timeCount))
-            guard offsets.checksum == checkpoint.offsetIndexChecksum, times.checksum == checkpoint.timeIndexChecksum,
+            let areThose =
+                offsets.checksum == checkpoint.offsetIndexChecksum
+                && times.checksum == checkpoint.timeIndexChecksum
+            guard areThose || environment.has(.staleIndexIsTrusted),
                 let offsetIndex = OffsetIndex(
                     baseOffset: segment.baseOffset,
                     decoding: offsets,
@@ -130,6 +208,9 @@ extension PartitionLoader {
                 let timeIndex = TimeIndex(baseOffset: segment.baseOffset, decoding: times)
             else { return false }
             segment.state.withLock { state in
+                // What is before the recovery point, for the replay of the producers; the scan finds the rest.
+                state.size = checkpoint.position
+                state.nextOffset = checkpoint.recoveryOffset
                 state.offsetIndex = offsetIndex
                 state.timeIndex = timeIndex
                 state.maxTimestamp = checkpoint.maxTimestamp
@@ -142,15 +223,25 @@ extension PartitionLoader {
         }
     }
 
-    private func loadTable(_ progress: inout Progress, at offset: Offset, start: Offset) throws(LogError) {
+    private func loadTable(_ progress: inout Progress, at offset: Offset, durable: Offset) throws(LogError) {
         let loader = ProducerLoader(
             path: path,
             fileSystem: fileSystem,
             segments: progress.segments,
-            logStart: start,
             now: environment.clock.now()
         )
-        let loaded = try loader.load(upTo: offset, mayAssumeNone: false)
+        // A later one saves the replay, and knows what compaction has removed since.
+        if let later = try loader.newestSnapshot(after: offset, upTo: durable) {
+            progress.table = later.table
+            progress.snapshotOffset = later.offset
+            progress.scannedFrom = later.offset
+            return
+        }
+        let loaded = try loader.load(
+            upTo: offset,
+            mayAssumeNone: false,
+            replays: !environment.has(.snapshotIsNotCarriedOn)
+        )
         progress.table = loaded.table
         progress.snapshotOffset = loaded.snapshotOffset
         progress.report.rebuiltFiles.append(contentsOf: loaded.damaged)
@@ -172,6 +263,7 @@ extension PartitionLoader {
         segment.state.withLock { $0.beginScan(at: position, offset: expected, physicalSize: size) }
         var scanner = BatchScanner(file: file, from: position, to: size, nextOffset: expected)
         let now = environment.clock.now()
+        let scannedFrom = progress.scannedFrom
         var table = progress.table
         var aborted: [AbortedTransaction] = []
         var epochs = progress.epochs
@@ -180,7 +272,7 @@ extension PartitionLoader {
             guard header.lastOffset - segment.baseOffset <= Int64(Int32.max) else { return false }
             segment.state.withLock { $0.add(header) }
             if epochs.begin(header.partitionLeaderEpoch, at: header.baseOffset) { epochsChanged = true }
-            if header.isIdempotent {
+            if header.isIdempotent, header.baseOffset >= scannedFrom {
                 let marker = header.attributes.isControl ? TransactionMarker(controlBatch: bytes) : nil
                 if let ended = table.replay(header, marker: marker, now: now), ended.isAborted {
                     aborted.append(AbortedTransaction(ended, stable: table.lastStableOffset(after: ended)))
@@ -230,6 +322,15 @@ extension PartitionLoader {
         try cutFrom(index + 1, &progress, reason: reason)
     }
 
+    private func removeEmpty(_ segment: Segment) throws(LogError) {
+        segment.close()
+        do throws(FileSystemError) {
+            for suffix in [FileName.log] + FileName.besideLog { try fileSystem.unlinkIfPresent(segment.path(suffix)) }
+        } catch {
+            throw LogError(error, while: "recovering \(topicPartition)")
+        }
+    }
+
     /// Takes the segments from `index` on out of the log: what precedes them is incomplete. Their files are kept aside.
     private func cutFrom(_ index: Int, _ progress: inout Progress, reason: String) throws(LogError) {
         guard index < progress.segments.count else { return }
@@ -277,10 +378,12 @@ extension PartitionLoader {
         _ index: Int,
         _ progress: inout Progress,
         durable: Offset,
-        reason: String
+        reason: String,
+        at offset: Offset? = nil
     ) -> Offset {
-        let first = segment.nextOffset
-        let next = index + 1 < progress.segments.count ? progress.segments[index + 1].baseOffset : durable
+        let first = offset ?? segment.nextOffset
+        let next =
+            offset == nil && index + 1 < progress.segments.count ? progress.segments[index + 1].baseOffset : durable
         progress.report.damage.append(
             DamageReport(
                 topicPartition: topicPartition,

@@ -37,7 +37,7 @@ struct PartitionLoader {
         var epochsChanged = false
         var end: Offset = 0
         var report: RecoveryReport
-        /// Where the scan began.
+        /// Where the scan of producers began.
         var scannedFrom: Offset = 0
         /// Segments that were scanned and may hold bytes that are not on disk.
         var scanned: [Segment] = []
@@ -63,7 +63,8 @@ struct PartitionLoader {
             // Who closed the folder in order has synced it, also where no recovery point came with it. A point before the
             // end would let a later recovery take the gaps of a compaction for losses.
             durable = progress.end
-            try loadProducers(&progress, from: start, mayAssumeNone: true)
+            // Without our checkpoint (closed by Kafka) a log that has no snapshot had no producers.
+            try loadProducers(&progress, mayAssumeNone: checkpoint?.hasNoProducers ?? true)
         } else {
             try recover(&progress, durable: durable, start: start)
         }
@@ -90,7 +91,11 @@ struct PartitionLoader {
             checkpoint: PartitionCheckpoint(startingAt: start)
         )
         if let checkpoint, checkpoint.recoveryOffset <= progress.end { published.checkpoint = checkpoint }
-        published.checkpoint.recoveryOffset = min(durable, progress.end)
+        if published.checkpoint.recoveryOffset != min(durable, progress.end) {
+            // Kafka's recovery point is another: the position and the checksums of ours do not belong to it.
+            published.checkpoint.recoveryOffset = min(durable, progress.end)
+            if !environment.has(.checkpointsAreMixed) { published.checkpoint.position = -1 }
+        }
         published.epochs = progress.epochs
         published.epochsChanged = progress.epochsChanged
         published.directoryChanged = progress.directoryChanged
@@ -142,7 +147,8 @@ struct PartitionLoader {
     private func cleanUp(_ progress: inout Progress) throws(LogError) -> Set<String> {
         do throws(FileSystemError) {
             var names = Set(try fileSystem.list(path).filter { !$0.isDirectory }.map(\.name))
-            for name in names
+            // In order, so that a simulation repeats.
+            for name in names.sorted()
             where name.hasSuffix(FileName.deleted) || name.hasSuffix(FileName.temporary)
                 || name.hasSuffix(FileName.cleaned)
             {
@@ -151,7 +157,7 @@ struct PartitionLoader {
             }
             try SegmentSwap(path: path, fileSystem: fileSystem).finishInterrupted(&names)
             // Derived files whose log is gone.
-            for name in names {
+            for name in names.sorted() {
                 for suffix in FileName.besideLog {
                     guard let base = FileName.offset(in: name, suffix: suffix),
                         !names.contains(FileName.digits(base) + FileName.log)
@@ -266,16 +272,11 @@ struct PartitionLoader {
         }
     }
 
-    private func loadProducers(
-        _ progress: inout Progress,
-        from start: Offset,
-        mayAssumeNone: Bool
-    ) throws(LogError) {
+    private func loadProducers(_ progress: inout Progress, mayAssumeNone: Bool) throws(LogError) {
         let loader = ProducerLoader(
             path: path,
             fileSystem: fileSystem,
             segments: progress.segments,
-            logStart: start,
             now: environment.clock.now()
         )
         let loaded = try loader.load(upTo: progress.end, mayAssumeNone: mayAssumeNone)
@@ -373,7 +374,7 @@ struct PartitionLoader {
         }
         let from = isRecovered ? progress.scannedFrom : progress.end
         let merged = listed.filter { $0.lastOffset >= start && $0.lastOffset < from } + found
-        if isRecovered, let checkpoint {
+        if let checkpoint {
             let below = merged.count { $0.lastOffset < checkpoint.recoveryOffset }
             if below < checkpoint.abortedTransactions { isSound = false }
         } else if isRecovered && !isOurs && progress.table.entries.contains(where: { $0.value.coordinatorEpoch >= 0 }) {
@@ -387,13 +388,14 @@ struct PartitionLoader {
                 path: path,
                 fileSystem: fileSystem,
                 segments: progress.segments,
-                logStart: start,
                 now: environment.clock.now()
             )
-            var table = ProducerTable()
+            // Transactions may have begun in segments that are gone.
+            let first = progress.segments[0].baseOffset
+            var table = try loader.load(upTo: first, mayAssumeNone: true).table
             let (aborted, holes) = try loader.replay(
                 into: &table,
-                from: progress.segments[0].baseOffset,
+                from: first,
                 to: progress.end
             )
             progress.aborted = aborted.filter { $0.lastOffset >= start }
@@ -413,7 +415,7 @@ struct PartitionLoader {
                 if own.isEmpty {
                     try fileSystem.unlinkIfPresent(name)
                 } else {
-                    try fileSystem.replaceFile(name, in: path, with: TransactionIndex.encode(own), durable: false)
+                    try fileSystem.replaceFile(name, in: path, with: TransactionIndex.encode(own))
                 }
             } catch {
                 throw LogError(error, while: "rebuilding the transaction index of \(topicPartition)")

@@ -97,7 +97,12 @@ extension PartitionLog {
         }
         var active = published.withLock { $0.active }
         if shouldRoll(active, for: wanted, settings, append.now, appender) {
-            try roll(&appender)
+            // Several batches have changed the producers' state already; the snapshot is of what is in the file.
+            try roll(
+                &appender,
+                producers: append.batchCount > 1 && !environment.has(.snapshotHasWhatFollows)
+                    ? append.writtenState(of: appender.producers) : nil
+            )
             active = published.withLock { $0.active }
         }
         guard append.origin == .replica else { return all }
@@ -212,6 +217,7 @@ extension PartitionLog {
         do throws(FileSystemError) {
             let file = try fileSystem.open(segment.path(FileName.transactionIndex), [.write, .create])
             try file.writeFully(TransactionIndex.encode(entries), at: try file.size())
+            segment.state.withLock { $0.transactionsUnsynced = true }
         } catch {
             directory.writeFailed(error)
         }
@@ -235,8 +241,9 @@ extension PartitionLog {
 
     // MARK: Rolling
 
-    /// Seals the active segment and begins a new one at the log's end.
-    func roll(_ appender: inout Appender) throws(LogError) {
+    /// Seals the active segment and begins a new one at the log's end. `producers`: their state there, where it is not
+    /// the appender's.
+    func roll(_ appender: inout Appender, producers: ProducerTable? = nil) throws(LogError) {
         let (active, end) = published.withLock { ($0.active, $0.end) }
         precondition(active.nextOffset == end || active.size == 0, "the active segment ends where the log ends")
         let next: Segment
@@ -251,8 +258,15 @@ extension PartitionLog {
             directory.writeFailed(error)
             throw LogError(error, while: "beginning a new segment of \(topicPartition)")
         }
-        try active.seal()
-        writeSnapshot(&appender, at: end, always: true)
+        do throws(LogError) { try active.seal() } catch {
+            // The log goes on in the old segment, and the file of the new one would contradict it.
+            active.state.withLock { $0.isSealed = false }
+            next.close()
+            try? fileSystem.unlinkIfPresent(next.path(FileName.log))
+            if let cause = error.cause { directory.writeFailed(cause) }
+            throw error
+        }
+        writeSnapshot(&appender, at: end, always: true, producers: producers)
         appender.segmentStart = .none
         let isQueued = published.withLock { state -> Bool in
             state.segments.append(next)
@@ -264,8 +278,14 @@ extension PartitionLog {
     }
 
     /// Writes the producers' state as of `offset`, the log's end. A snapshot carries a checksum and is derived: it is not
-    /// synced, and a failure to write it only makes the next recovery longer.
-    func writeSnapshot(_ appender: inout Appender, at offset: Offset, always: Bool) {
+    /// synced (but for the one at the log's first segment, before which nothing can tell), and a failure to write it only
+    /// makes the next recovery longer.
+    func writeSnapshot(
+        _ appender: inout Appender,
+        at offset: Offset,
+        always: Bool,
+        producers: ProducerTable? = nil
+    ) {
         if appender.snapshotOffset == offset { return }
         if !always && appender.producers.isEmpty && appender.snapshotOffset == nil { return }
         let name = "\(path)/\(FileName.digits(offset))\(FileName.producerSnapshot)"
@@ -273,8 +293,8 @@ extension PartitionLog {
             try fileSystem.replaceFile(
                 name,
                 in: path,
-                with: ProducerSnapshot.encode(appender.producers),
-                durable: false
+                with: ProducerSnapshot.encode(producers ?? appender.producers),
+                durable: published.withLock { $0.segments[0].baseOffset == offset && offset > 0 }
             )
             appender.snapshotOffset = offset
         } catch {

@@ -31,9 +31,34 @@ extension PartitionLog {
         _ = try active.largestTimestamp()
         let draft = appender.withLock { appender in appender.isClosed ? nil : self.draftCheckpoint(appender) }
         guard let draft else { return confirmed }
+        // Space that a roll has given back is on disk with the next round; until then a recovery has to look there.
+        let sealed = published.withLock {
+            $0.segments.suffix(9).filter { $0.baseOffset < draft.checkpoint.segmentBase }
+        }
+        if sealed.contains(where: \.isTrimUnsynced) { return confirmed }
         try active.writeIndexes(durable: false)
+        _ = try syncDerived()
         try writeSnapshot(of: draft)
         return accept(draft) || confirmed
+    }
+
+    /// Brings the derived files of what lies before the next recovery point to disk: a recovery does not read that again.
+    /// Indexes of the active segment are vouched for by checksums in the checkpoint instead. Tells whether there were any.
+    private func syncDerived() throws(LogError) -> Bool {
+        let segments = published.withLock { state in
+            state.segments[max(state.segmentIndex(for: state.checkpoint.segmentBase) - 1, 0)...]
+        }
+        var isChanged = false
+        for segment in segments where try segment.syncDerived() { isChanged = true }
+        if isChanged { try syncFolder("checkpointing") }
+        return isChanged
+    }
+
+    private func syncFolder(_ doing: String) throws(LogError) {
+        do throws(FileSystemError) { try fileSystem.syncDirectory(path) } catch {
+            directory.writeFailed(error)
+            throw LogError(error, while: "\(doing) \(topicPartition)")
+        }
     }
 
     /// What a checkpoint of this moment says; nil where the active segment's indexes are not in memory.
@@ -102,7 +127,7 @@ extension PartitionLog {
                 state.checkpoint.recoveryOffset <= draft.checkpoint.recoveryOffset
             else { return false }
             state.nextCheckpoint = draft.checkpoint
-            return state.confirmCheckpoint()
+            return state.confirmCheckpoint(ahead: environment.has(.checkpointAheadOfSync))
         }
     }
 
@@ -129,7 +154,9 @@ extension PartitionLog {
                     _ = try active.largestTimestamp()
                     if let draft = draftCheckpoint(appender) { _ = accept(draft) }
                 }
+                let isUnsynced = active.state.withLock { $0.indexesUnsynced || $0.indexesChanged }
                 try active.writeIndexes(durable: true)
+                if try !syncDerived(), !isCurrent || isUnsynced { try syncFolder("closing") }
             }
             for segment in segments { segment.close() }
         }
@@ -153,10 +180,14 @@ extension PartitionLog {
         let file = try active.file()
         do throws(FileSystemError) {
             try file.truncate(to: size)
-            try file.sync()
         } catch {
             directory.writeFailed(error)
             throw LogError(error, while: "closing \(topicPartition)")
+        }
+        do throws(FileSystemError) { try file.sync() } catch {
+            let failure = LogError(error, while: "closing \(topicPartition)")
+            environment.groupCommit.syncFailed(failure)
+            throw failure
         }
         active.state.withLock { $0.physicalSize = size }
     }
@@ -164,8 +195,8 @@ extension PartitionLog {
 
 extension PartitionLog.Published {
     /// Makes the next checkpoint the present one if all it covers is synced; tells whether it did.
-    mutating func confirmCheckpoint() -> Bool {
-        guard let next = nextCheckpoint, next.recoveryOffset <= synced else { return false }
+    mutating func confirmCheckpoint(ahead: Bool = false) -> Bool {
+        guard let next = nextCheckpoint, next.recoveryOffset <= synced || ahead else { return false }
         checkpoint = next
         nextCheckpoint = nil
         return true

@@ -120,7 +120,35 @@ extension PartitionLog {
             if timestamp > newest?.timestamp ?? .none { newest = (timestamp, segment) }
         }
         guard let newest else { return nil }
-        return try search(newest.segment, from: logStart, where: { $0 == newest.timestamp })
+        if let found = try search(newest.segment, from: logStart, where: { $0 == newest.timestamp }) { return found }
+        return try newestByWalk(segments, from: logStart)
+    }
+
+    /// The newest record where what the indexes know of is before the log's start, or was compacted away.
+    private func newestByWalk(_ segments: [Segment], from start: Offset) throws(LogError) -> OffsetAndTimestamp? {
+        var newest: OffsetAndTimestamp?
+        for segment in segments where segment.size > 0 && segment.nextOffset > start {
+            let file = try segment.file()
+            var walker = HeaderWalker(file: file, from: 0, to: segment.size, window: 64 << 10)
+            while let (position, header) = try walker.next() {
+                guard header.lastOffset >= start, header.recordCount > 0,
+                    header.maxTimestamp > newest?.timestamp ?? .none
+                else { continue }
+                let bytes = try segment.batch(at: position, header: header)
+                try RecordWalk.forEach(in: bytes, header: header) { record throws(LogError) in
+                    let timestamp = record.timestamp(in: header)
+                    if record.offset(in: header) >= start, timestamp > newest?.timestamp ?? .none {
+                        newest = OffsetAndTimestamp(
+                            offset: record.offset(in: header),
+                            timestamp: timestamp,
+                            leaderEpoch: header.partitionLeaderEpoch
+                        )
+                    }
+                    return true
+                }
+            }
+        }
+        return newest
     }
 
     /// The first record of a segment, from `start` on, whose timestamp satisfies `matches`, which no record before the

@@ -40,9 +40,13 @@ extension PartitionLog {
             due.append(segment)
         }
         guard let last = due.last else { return 0 }
+        published.withLock { $0.advanceStart(to: max($0.logStart, last.nextOffset)) }
+        // Before any file goes: after a crash the start must not fall back into what is gone, and the producers' state
+        // can no longer be made from it.
+        try keepSnapshot(at: segments[due.count].baseOffset)
+        if !environment.has(.removalBeforeCheckpoint) { try directory.writeCheckpoint() }
         published.withLock { state in
             state.segments.removeFirst(due.count)
-            state.advanceStart(to: max(state.logStart, last.nextOffset))
             state.unsynced.removeAll { segment in due.contains { $0 === segment } }
             state.directoryChanged = true
         }
@@ -50,6 +54,35 @@ extension PartitionLog {
         removeSnapshots(&appender)
         requestSync()
         return due.count
+    }
+
+    /// Makes sure that the producers' state at a segment's base is on disk.
+    private func keepSnapshot(at offset: Offset) throws(LogError) {
+        let name = "\(path)/\(FileName.digits(offset))\(FileName.producerSnapshot)"
+        do throws(FileSystemError) {
+            let bytes = try fileSystem.readSmallFile(name)
+            if let bytes, ProducerSnapshot.decode(bytes, now: 0) != nil {
+                try fileSystem.open(name, [.write]).sync()
+                try fileSystem.syncDirectory(path)
+                return
+            }
+        } catch {
+            directory.writeFailed(error)
+            throw LogError(error, while: "keeping the producers of \(topicPartition)")
+        }
+        let loader = ProducerLoader(
+            path: path,
+            fileSystem: fileSystem,
+            segments: published.withLock { $0.segments },
+            now: environment.clock.now()
+        )
+        let table = try loader.load(upTo: offset, mayAssumeNone: false).table
+        do throws(FileSystemError) {
+            try fileSystem.replaceFile(name, in: path, with: ProducerSnapshot.encode(table))
+        } catch {
+            directory.writeFailed(error)
+            throw LogError(error, while: "keeping the producers of \(topicPartition)")
+        }
     }
 
     /// Takes a segment's files out of the log: renamed now, unlinked after `file.delete.delay.ms`.
@@ -72,10 +105,10 @@ extension PartitionLog {
         }
     }
 
-    /// Removes snapshots before the log's start but the newest of them, which a later recovery may begin with.
+    /// Removes snapshots before the first segment but the newest of them, which a later recovery may begin with.
     func removeSnapshots(_ appender: inout Appender, after limit: Offset? = nil) {
         guard let names = try? fileSystem.list(path) else { return }
-        let start = logStartOffset
+        let start = published.withLock { $0.segments[0].baseOffset }
         let offsets = names.compactMap { FileName.offset(in: $0.name, suffix: FileName.producerSnapshot) }.sorted()
         let newestBefore = offsets.last { $0 <= start }
         for offset in offsets {
@@ -178,39 +211,41 @@ extension PartitionLog {
     /// Empties the log and lets it begin anew at `offset`. For followers that are behind their leader's start, or that
     /// lost their data. Damage that was found goes with the data. Blocks on the disk.
     public func reset(to offset: Offset) throws(LogError) {
-        try appender.withLock { appender throws(LogError) in
-            let old = published.withLock { state -> [Segment] in
-                state.generation += 1
-                state.synced = min(state.synced, state.logStart)
-                state.lowerCheckpoint(to: state.logStart, segmentBase: state.segments[0].baseOffset)
-                return state.segments
-            }
-            try directory.writeCheckpoint()
-            for segment in old.reversed() { try retire(segment) }
-            do throws(FileSystemError) {
-                let next = try Segment.create(
-                    baseOffset: offset,
-                    directory: path,
-                    fileSystem: fileSystem,
-                    openFiles: environment.openFiles
-                )
-                try fileSystem.syncDirectory(path)
-                appender.producers = ProducerTable()
-                appender.segmentStart = .none
-                let waiters = published.withLock { $0.restart(with: next) }
-                removeSnapshots(&appender, after: -1)
-                try fileSystem.replaceFile(
-                    "\(path)/\(FileName.leaderEpochs)",
-                    in: path,
-                    with: LeaderEpochs().encode()
-                )
-                fail(waiters)
-            } catch {
-                directory.writeFailed(error)
-                throw LogError(error, while: "resetting \(topicPartition)")
-            }
-            try directory.writeCheckpoint()
+        try appender.withLock { appender throws(LogError) in try restart(&appender, at: offset) }
+    }
+
+    private func restart(_ appender: inout Appender, at offset: Offset) throws(LogError) {
+        let old = published.withLock { state -> [Segment] in
+            state.generation += 1
+            state.synced = min(state.synced, state.logStart)
+            state.lowerCheckpoint(to: state.logStart, segmentBase: state.segments[0].baseOffset)
+            return state.segments
         }
+        try directory.writeCheckpoint()
+        for segment in old.reversed() { try retire(segment) }
+        do throws(FileSystemError) {
+            let next = try Segment.create(
+                baseOffset: offset,
+                directory: path,
+                fileSystem: fileSystem,
+                openFiles: environment.openFiles
+            )
+            appender.producers = ProducerTable()
+            appender.segmentStart = .none
+            let waiters = published.withLock { $0.restart(with: next) }
+            removeSnapshots(&appender, after: -1)
+            try fileSystem.syncDirectory(path)
+            try fileSystem.replaceFile(
+                "\(path)/\(FileName.leaderEpochs)",
+                in: path,
+                with: LeaderEpochs().encode()
+            )
+            fail(waiters)
+        } catch {
+            directory.writeFailed(error)
+            throw LogError(error, while: "resetting \(topicPartition)")
+        }
+        try directory.writeCheckpoint()
     }
 
     private func fail(_ waiters: [DurabilityWaiter]) {
@@ -223,21 +258,28 @@ extension PartitionLog {
         let index = published.withLock { $0.segmentIndex(for: target) }
         let keep = segments[index]
         let location = try keep.locate(target)
-        let end = location?.baseOffset ?? min(target, keep.nextOffset)
+        let end =
+            try location.map { at throws(LogError) in try keep.endOffset(before: at.position) }
+            ?? min(target, keep.nextOffset)
+        // Records were deleted up to the middle of a batch, which goes as a whole: nothing is left.
+        let start = published.withLock { $0.logStart }
+        if end < start { return try restart(&appender, at: start) }
         // The recovery point goes back before the bytes do: a crash in between must not look like lost data.
         published.withLock { state in
             state.generation += 1
             state.synced = min(state.synced, end)
             state.lowerCheckpoint(to: end, segmentBase: keep.baseOffset)
         }
-        try directory.writeCheckpoint()
+        if !environment.has(.truncationBeforeCheckpoint) { try directory.writeCheckpoint() }
         let (waiters, aborted) = published.withLock { state in
             state.removeAfter(end, keeping: segments[...index])
         }
         for segment in segments[(index + 1)...].reversed() { try retire(segment) }
         do throws(FileSystemError) {
-            if let location { try keep.truncate(to: location.position, nextOffset: end, file: try opened(keep)) }
+            if let location { try truncate(keep, to: location.position, nextOffset: end) }
             try fileSystem.unlinkIfPresent(keep.path(FileName.footer))
+            // Those of what is cut away must not be taken for the state of what gets the same offsets.
+            removeSnapshots(&appender, after: end)
             try fileSystem.syncDirectory(path)
         } catch {
             directory.writeFailed(error)
@@ -245,10 +287,20 @@ extension PartitionLog {
         }
         try keep.rebuildIndexes()
         rewriteTransactionIndex(keep, aborted)
-        removeSnapshots(&appender, after: end)
         try reloadProducers(&appender)
         fail(waiters)
         try directory.writeCheckpoint()
+    }
+
+    private func truncate(_ segment: Segment, to size: Int, nextOffset: Offset) throws(FileSystemError) {
+        let file = try opened(segment)
+        try segment.truncate(to: size, nextOffset: nextOffset, file: file)
+        do throws(FileSystemError) { try file.sync() } catch {
+            // What was appended before and not synced may be gone with it.
+            environment.groupCommit.syncFailed(LogError(error, while: "truncating \(topicPartition)"))
+            throw error
+        }
+        segment.didSync(size: size)
     }
 
     private func opened(_ segment: Segment) throws(FileSystemError) -> any StorageFile {
@@ -276,12 +328,11 @@ extension PartitionLog {
 
     /// Makes the producers' state anew: the newest sound snapshot, then the batches after it.
     private func reloadProducers(_ appender: inout Appender) throws(LogError) {
-        let (segments, start, end) = published.withLock { ($0.segments, $0.logStart, $0.end) }
+        let (segments, end) = published.withLock { ($0.segments, $0.end) }
         let loader = ProducerLoader(
             path: path,
             fileSystem: fileSystem,
             segments: segments,
-            logStart: start,
             now: environment.clock.now()
         )
         let loaded = try loader.load(upTo: end, mayAssumeNone: false)
@@ -319,6 +370,7 @@ extension PartitionLog.Published {
         // Damage that is cut away is gone: a follower copies the records anew from its leader.
         damage.removeAll { $0.firstOffset >= end }
         if damage.isEmpty, let offline, offline.code == .damaged { self.offline = nil }
+        cleanedTo = min(cleanedTo, end)
         aborted.removeAll { $0.lastOffset >= end }
         completed.removeAll { $0.lastOffset >= end }
         let lost = waiters.filter { $0.offset > end }
@@ -333,6 +385,7 @@ extension PartitionLog.Published {
         synced = segment.baseOffset
         lowerCheckpoint(to: segment.baseOffset, segmentBase: segment.baseOffset)
         highWatermark = nil
+        cleanedTo = 0
         epochs = LeaderEpochs()
         epochsChanged = false
         firstOpenOffset = nil
@@ -347,14 +400,24 @@ extension PartitionLog.Published {
 }
 
 extension Segment {
-    /// Cuts the file, durably, and forgets the indexes.
+    /// The offset after the last batch before `position`, where a batch begins: the offsets from there to that batch may
+    /// be a gap, which a recovery would not find again.
+    func endOffset(before position: Int) throws(LogError) -> Offset {
+        try loadIndexes()
+        let from = state.withLock { $0.offsetIndex?.boundary(atOrBefore: position - 1) ?? 0 }
+        var end = baseOffset
+        var walker = HeaderWalker(file: try file(), from: position == 0 ? 0 : from, to: position)
+        while let (_, header) = try walker.next() { end = header.nextOffset }
+        return end
+    }
+
+    /// Cuts the file and forgets the indexes.
     func truncate(to size: Int, nextOffset: Offset, file: any StorageFile) throws(FileSystemError) {
         try file.truncate(to: size)
-        try file.sync()
         state.withLock { state in
             state.size = size
             state.physicalSize = size
-            state.syncedSize = size
+            state.syncedSize = min(state.syncedSize, size)
             state.nextOffset = nextOffset
             state.maxTimestamp = size == 0 ? Timestamp.none : nil
             state.isSealed = false

@@ -37,8 +37,8 @@ extension PartitionLog {
                 sync.steps.append(SyncStep(kind: kind, directory: path, fileSystem: fileSystem))
             }
             for segment in state.unsynced {
-                guard let (file, size) = segment.pendingSync() else { continue }
-                sync.segments.append((segment, size))
+                guard let (file, size, trims) = segment.pendingSync() else { continue }
+                sync.segments.append((segment, size, trims))
                 step(.file(file))
             }
             state.unsynced.removeAll(keepingCapacity: true)
@@ -59,7 +59,7 @@ extension PartitionLog {
         _ sync: PartitionSync,
         _ finished: inout [(waiter: DurabilityWaiter, result: Result<Void, LogError>)]
     ) -> Bool {
-        for (segment, size) in sync.segments { segment.didSync(size: size) }
+        for (segment, size, trims) in sync.segments { segment.didSync(size: size, trims: trims) }
         let (advanced, ready) = published.withLock { state -> (Bool, [DurabilityWaiter]) in
             // A truncation during the round has set the synced end itself; what was appended since is queued anew.
             guard sync.generation == state.generation else { return (false, state.takeReadyWaiters()) }

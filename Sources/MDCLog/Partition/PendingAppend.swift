@@ -191,6 +191,13 @@ struct PendingAppend {
         return producers.replay(header, marker: marker, now: now).map { [$0] } ?? []
     }
 
+    /// The producers' state without the batches that are not in the file yet.
+    func writtenState(of producers: ProducerTable) -> ProducerTable {
+        var table = producers
+        for (id, entry) in before.reversed() { table.restore(id, to: entry) }
+        return table
+    }
+
     /// Puts the producers back as they were before the batches that are not in the file.
     mutating func undo(_ producers: inout ProducerTable) {
         for (id, entry) in before.reversed() { producers.restore(id, to: entry) }

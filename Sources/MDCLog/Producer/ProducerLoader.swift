@@ -7,7 +7,6 @@ struct ProducerLoader {
     let path: String
     let fileSystem: any FileSystem
     let segments: [Segment]
-    let logStart: Offset
     let now: Timestamp
 
     struct Loaded {
@@ -22,9 +21,11 @@ struct ProducerLoader {
 
     /// The state as of `end`. `mayAssumeNone`: where there is no snapshot at all, there were no producers (a log that was
     /// closed in order has a snapshot if it had any).
-    func load(upTo end: Offset, mayAssumeNone: Bool) throws(LogError) -> Loaded {
+    func load(upTo end: Offset, mayAssumeNone: Bool, replays: Bool = true) throws(LogError) -> Loaded {
         var loaded = Loaded(table: ProducerTable())
-        var from = logStart
+        // Also what is before the log's start counts, where its segment is still there: a snapshot at the first segment's
+        // base has what was before.
+        var from = segments[0].baseOffset
         let offsets = try snapshotOffsets().filter { $0 <= end }
         for offset in offsets.sorted(by: >) {
             let name = "\(path)/\(FileName.digits(offset))\(FileName.producerSnapshot)"
@@ -37,8 +38,20 @@ struct ProducerLoader {
             loaded.damaged.append(name)
         }
         if loaded.snapshotOffset == nil, offsets.isEmpty, mayAssumeNone { return loaded }
-        loaded.holes = try replay(into: &loaded.table, from: from, to: end).holes
+        if replays { loaded.holes = try replay(into: &loaded.table, from: from, to: end).holes }
         return loaded
+    }
+
+    /// The newest sound snapshot of a range of offsets, as it is.
+    func newestSnapshot(
+        after start: Offset,
+        upTo end: Offset
+    ) throws(LogError) -> (offset: Offset, table: ProducerTable)? {
+        for offset in try snapshotOffsets().filter({ $0 > start && $0 <= end }).sorted(by: >) {
+            let name = "\(path)/\(FileName.digits(offset))\(FileName.producerSnapshot)"
+            if let table = try read(name) { return (offset, table) }
+        }
+        return nil
     }
 
     private func snapshotOffsets() throws(LogError) -> [Offset] {

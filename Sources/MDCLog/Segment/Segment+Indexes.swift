@@ -86,38 +86,80 @@ extension Segment {
             if state.isSealed { state.addLastTimeEntry() }
             state.indexesChanged = true
         }
-        if isSealed { try writeIndexes(durable: false) }
+        if isSealed { try writeIndexes(durable: true) }
     }
 
-    /// Writes the indexes to their files if they have changed.
+    /// Brings the derived files of a segment that is sealed to disk, before a recovery may begin after it: they are
+    /// not read again then. Tells whether there was anything to do. The folder is for the caller to sync.
+    func syncDerived() throws(LogError) -> Bool {
+        let (hasIndexes, hasTransactions) = state.withLock {
+            ($0.isSealed && ($0.indexesUnsynced || $0.indexesChanged), $0.transactionsUnsynced)
+        }
+        if hasIndexes {
+            try loadIndexes()
+            try writeIndexes(durable: true)
+        }
+        guard hasTransactions else { return hasIndexes }
+        state.withLock { $0.transactionsUnsynced = false }
+        do throws(FileSystemError) {
+            // Written anew: after a sync that failed the system may believe that there is nothing left to write.
+            guard let bytes = try fileSystem.readSmallFile(path(FileName.transactionIndex)) else { return hasIndexes }
+            let file = try fileSystem.open(path(FileName.transactionIndex), [.write])
+            try file.writeFully(bytes, at: 0)
+            try file.sync()
+        } catch {
+            state.withLock { $0.transactionsUnsynced = true }
+            throw LogError(error, while: "syncing a transaction index")
+        }
+        return true
+    }
+
+    /// Writes the indexes to their files if they have changed; if `durable`, brings them to disk.
     func writeIndexes(durable: Bool) throws(LogError) {
-        try indexFiles.withLock { _ throws(LogError) in try writeIndexFiles(durable: durable) }
+        try indexFiles.withLock { _ throws(LogError) in
+            if durable { try syncIndexes() } else { try writeIndexFiles() }
+        }
     }
 
-    private func writeIndexFiles(durable: Bool) throws(LogError) {
+    private func writeIndexFiles() throws(LogError) {
         let content = state.withLock { state -> (OffsetIndex, TimeIndex)? in
             // The files of a segment that was replaced are its successor's.
             guard state.indexesChanged, !state.isRetired, let offsets = state.offsetIndex, let times = state.timeIndex
             else { return nil }
             state.indexesChanged = false
+            state.indexesUnsynced = true
             return (offsets, times)
         }
         guard let (offsets, times) = content else { return }
         do throws(FileSystemError) {
-            try replace(FileName.offsetIndex, offsets.encode(), durable)
-            try replace(FileName.timeIndex, times.encode(), durable)
+            try replace(FileName.offsetIndex, offsets.encode())
+            try replace(FileName.timeIndex, times.encode())
         } catch {
             state.withLock { $0.indexesChanged = true }
             throw LogError(error, while: "writing an index")
         }
     }
 
-    /// Overwrites a derived file in place: a torn one is found by its content and rebuilt.
-    private func replace(_ suffix: String, _ bytes: [UInt8], _ durable: Bool) throws(FileSystemError) {
+    private func syncIndexes() throws(LogError) {
+        try writeIndexFiles()
+        guard state.withLock({ $0.indexesUnsynced && !$0.isRetired }) else { return }
+        do throws(FileSystemError) {
+            for suffix in [FileName.offsetIndex, FileName.timeIndex] {
+                try fileSystem.open(path(suffix), [.write, .create]).sync()
+            }
+        } catch {
+            // To be written anew: the system may believe that there is nothing left to write.
+            state.withLock { $0.indexesChanged = true }
+            throw LogError(error, while: "syncing an index")
+        }
+        state.withLock { $0.indexesUnsynced = $0.indexesChanged }
+    }
+
+    /// Overwrites a derived file in place. Until it is synced nothing may rely on it: a crash leaves any mixture.
+    private func replace(_ suffix: String, _ bytes: [UInt8]) throws(FileSystemError) {
         let file = try fileSystem.open(path(suffix), [.write, .create])
         try file.writeFully(bytes, at: 0)
         try file.truncate(to: bytes.count)
-        if durable { try file.sync() }
     }
 
     /// The largest timestamp of the segment and the last offset of the batch that has it.

@@ -31,6 +31,13 @@ final class Segment: Sendable {
         var timeIndex: TimeIndex?
         /// Whether the indexes in memory differ from their files.
         var indexesChanged = false
+        /// Whether the index files hold bytes that may not be on disk.
+        var indexesUnsynced = false
+        /// How often reserved space was given back, and how many of these times are on disk.
+        var trims = 0
+        var syncedTrims = 0
+        /// As `indexesUnsynced`, of the transaction index.
+        var transactionsUnsynced = false
         var bytesSinceIndexEntry = 0
         /// `index.interval.bytes` as of the last append or scan.
         var indexInterval = 4096
@@ -125,6 +132,7 @@ final class Segment: Sendable {
     var size: Int { state.withLock { $0.size } }
     var nextOffset: Offset { state.withLock { $0.nextOffset } }
     var isSealed: Bool { state.withLock { $0.isSealed } }
+    var isTrimUnsynced: Bool { state.withLock { $0.isTrimUnsynced } }
 
     /// The file, opened if need be. Throws `.closed` once the segment has been replaced or removed.
     func file() throws(LogError) -> any StorageFile {
@@ -207,7 +215,10 @@ final class Segment: Sendable {
         do throws(FileSystemError) {
             if state.withLock({ $0.physicalSize != $0.size }) {
                 try file.truncate(to: size)
-                state.withLock { $0.physicalSize = size }
+                state.withLock { state in
+                    state.physicalSize = size
+                    state.trims += 1
+                }
             }
         } catch {
             throw LogError(error, while: "sealing a segment")
@@ -218,16 +229,18 @@ final class Segment: Sendable {
     // MARK: Syncing
 
     /// What a sync of the file as it is now will make durable.
-    func pendingSync() -> (file: any StorageFile, size: Int)? {
+    func pendingSync() -> (file: any StorageFile, size: Int, trims: Int)? {
         state.withLock { state in
-            guard let file = state.file, state.syncedSize != state.size || !state.isSealed else { return nil }
-            return (file, state.size)
+            guard let file = state.file, state.syncedSize != state.size || !state.isSealed || state.isTrimUnsynced
+            else { return nil }
+            return (file, state.size, state.trims)
         }
     }
 
     /// Takes note of a sync.
-    func didSync(size: Int) {
+    func didSync(size: Int, trims: Int = 0) {
         state.withLock { state in
+            state.syncedTrims = max(state.syncedTrims, trims)
             if size <= state.size { state.syncedSize = max(state.syncedSize, size) }
         }
     }
@@ -240,7 +253,7 @@ final class Segment: Sendable {
                 state.isInUse = false
                 return false
             }
-            guard state.syncedSize == state.size, !state.indexesChanged else { return false }
+            guard state.syncedSize == state.size, !state.indexesChanged, !state.isTrimUnsynced else { return false }
             state.file = nil
             state.offsetIndex = nil
             state.timeIndex = nil
@@ -279,6 +292,9 @@ final class Segment: Sendable {
 }
 
 extension Segment.State {
+    /// Whether the file on disk may be longer than the segment.
+    var isTrimUnsynced: Bool { trims > syncedTrims }
+
     /// Takes note of a batch at the end of the segment, exactly as Kafka does when it appends and when it recovers.
     mutating func add(_ header: RecordBatchHeader) {
         if header.maxTimestamp > maxTimestamp ?? .none {

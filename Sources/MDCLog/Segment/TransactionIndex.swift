@@ -31,7 +31,7 @@ enum TransactionIndex {
                 lastStableOffset: Offset(bytes.integer(at: start + 26, as: Int64.self))
             )
             guard bytes.integer(at: start, as: Int16.self) == 0, entry.producerID.rawValue >= 0,
-                entry.firstOffset >= 0, entry.firstOffset <= entry.lastOffset, entry.lastOffset >= baseOffset,
+                entry.firstOffset >= 0, entry.firstOffset < entry.lastOffset, entry.lastOffset >= baseOffset,
                 entry.lastOffset > entries.last?.lastOffset ?? -1
             else { return nil }
             entries.append(entry)

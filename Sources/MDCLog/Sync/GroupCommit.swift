@@ -81,6 +81,9 @@ final class GroupCommit: Sendable {
         work.wakeAll()
     }
 
+    /// A sync outside of a round has failed: what was written before is lost or not, and a later sync would not tell.
+    func syncFailed(_ error: LogError) { onFailure(error) }
+
     /// One round on the caller's thread; tells whether there was anything to do.
     @discardableResult
     func runRound() -> Bool {
@@ -177,7 +180,7 @@ struct DurabilityWaiter: Sendable {
 /// What one partition needs in a round.
 struct PartitionSync: Sendable {
     var steps: [SyncStep]
-    var segments: [(segment: Segment, size: Int)]
+    var segments: [(segment: Segment, size: Int, trims: Int)]
     /// The log end when the round began: durable once all steps are done.
     var end: Offset
     /// Counts truncations; a round that began before one proves nothing after it.
