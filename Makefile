@@ -57,6 +57,10 @@ fuzz: deps ## libFuzzer over every entrance for foreign bytes: make fuzz SECONDS
 sanitize: deps ## test suites of model, protocol, log and broker under the thread and the address sanitizer
 	dev/sanitize
 
+simulate: deps ## the storage engine on a simulated disk, many sequences: make simulate SEEDS=1..20000 OPERATIONS=120
+	swift build -c release -j $(JOBS) --product mdc-simulate
+	.build/release/mdc-simulate log --seeds $(or $(SEEDS),1..20000) --operations $(or $(OPERATIONS),120)
+
 generate: ## write the protocol's Swift anew from its schemas
 	dev/generate-messages
 

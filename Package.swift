@@ -131,6 +131,18 @@ let package = Package(
             swiftSettings: settings
         ),
 
+        // A disk in memory that loses power, and the simulations that run on it.
+        .target(
+            name: "MDCSimulation",
+            dependencies: ["MDCLog", "MDCModel", nio("NIOCore"), nio("NIOConcurrencyHelpers"), logging],
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "mdc-simulate",
+            dependencies: ["MDCSimulation", arguments],
+            swiftSettings: settings
+        ),
+
         .executableTarget(name: "mdc-vectors", dependencies: ["MDCTesting"], swiftSettings: settings),
         .executableTarget(
             name: "mdc-log-bench",
@@ -163,6 +175,8 @@ let package = Package(
         .testTarget(
             name: "MDCRaftTests",
             dependencies: ["MDCRaft", "MDCModel"],
+            name: "MDCSimulationTests",
+            dependencies: ["MDCSimulation", "MDCLog", "MDCModel", nio("NIOCore")],
             swiftSettings: settings
         ),
         .testTarget(

@@ -149,6 +149,7 @@ extension PartitionLog {
                 let isCurrent = published.withLock { state in
                     state.checkpoint.recoveryOffset == end && state.checkpoint.position >= 0
                 }
+                let isDone = try syncDerived()
                 if !isCurrent {
                     try active.loadIndexes()
                     _ = try active.largestTimestamp()
@@ -156,7 +157,7 @@ extension PartitionLog {
                 }
                 let isUnsynced = active.state.withLock { $0.indexesUnsynced || $0.indexesChanged }
                 try active.writeIndexes(durable: true)
-                if try !syncDerived(), !isCurrent || isUnsynced { try syncFolder("closing") }
+                if !isDone && !isCurrent || isUnsynced { try syncFolder("closing") }
             }
             for segment in segments { segment.close() }
         }

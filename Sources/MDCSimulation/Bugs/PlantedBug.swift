@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import MDCLog
+
+/// Bugs that can be planted, to prove that the simulation finds them.
+public enum PlantedBug: String, Sendable, CaseIterable {
+    // Calls that do not reach the disk.
+
+    /// Syncs of log files do nothing: what is acknowledged is in memory only.
+    case logIsNotSynced
+    /// After a roll only the new segment is synced.
+    case onlyActiveSegmentIsSynced
+    /// A partition's folder is never synced: new segments may be gone.
+    case partitionFolderIsNotSynced
+    /// The data folder is never synced: checkpoints and partitions may be gone.
+    case dataFolderIsNotSynced
+    /// A checkpoint is renamed without having been synced.
+    case checkpointIsNotSynced
+    /// A deleted partition's new name is not synced.
+    case deletionIsNotSynced
+    /// The leader epochs are never written.
+    case epochsAreNotWritten
+    /// A partition's metadata is renamed without having been synced.
+    case topicIDIsNotSynced
+    /// A compacted segment takes its place without having been synced.
+    case compactedCopyIsNotSynced
+    /// The old segments go before the compacted one's name is on disk.
+    case swapIsNotSynced
+    /// The clean-shutdown marker is not removed at the start.
+    case cleanMarkerStays
+    /// Snapshots of what was cut away stay.
+    case snapshotsAreNotRemoved
+    /// Indexes of sealed segments are not synced.
+    case indexesAreNotSynced
+    /// Transaction indexes are not synced.
+    case transactionIndexIsNotSynced
+    /// Log files are never cut: old bytes stay behind their end.
+    case oldBytesStay
+
+    // Wrong behaviours of the engine.
+
+    /// The recovery point is written before what it covers is synced.
+    case checkpointAheadOfSync
+    /// Index files are taken without a look at their checksums.
+    case staleIndexIsTrusted
+    /// Damage below the durable point is cut away like a torn tail.
+    case damageIsCut
+    /// The producers' state is that of the last snapshot, whatever came after.
+    case snapshotIsNotCarriedOn
+    /// A truncation cuts the files before the recovery point is lowered.
+    case truncationBeforeCheckpoint
+    /// Retention removes files before the log's new start is on disk.
+    case removalBeforeCheckpoint
+    /// The snapshot at a roll has the batches that follow it.
+    case snapshotHasWhatFollows
+    /// The position of one checkpoint is used with the offset of another.
+    case checkpointsAreMixed
+
+    /// Those that are wrong behaviours of the engine itself.
+    var inEngine: PlantedLogBugs {
+        switch self {
+        case .checkpointAheadOfSync: .checkpointAheadOfSync
+        case .staleIndexIsTrusted: .staleIndexIsTrusted
+        case .damageIsCut: .damageIsCut
+        case .snapshotIsNotCarriedOn: .snapshotIsNotCarriedOn
+        case .truncationBeforeCheckpoint: .truncationBeforeCheckpoint
+        case .removalBeforeCheckpoint: .removalBeforeCheckpoint
+        case .snapshotHasWhatFollows: .snapshotHasWhatFollows
+        case .checkpointsAreMixed: .checkpointsAreMixed
+        default: []
+        }
+    }
+}

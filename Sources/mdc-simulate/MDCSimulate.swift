@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import Glibc
+import MDCSimulation
+
+@main
+struct MDCSimulate: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "mdc-simulate",
+        abstract: "Runs the storage engine on a simulated disk, by seed, against a naive model.",
+        subcommands: [LogCommand.self]
+    )
+}
+
+/// `mdc-simulate log`.
+struct LogCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "log",
+        abstract: "Random operations on logs, with power failures, kills and faults.",
+        discussion: "Exits with 1 at the first sequence that is not as the model says, and prints it."
+    )
+
+    @Option(help: "The seeds, as A..B or a single one.")
+    var seeds = "1..1000"
+    @Option(help: "Operations of each sequence.")
+    var operations = 80
+    @Option(help: "A bug to plant: \(PlantedBug.allCases.map(\.rawValue).joined(separator: ", ")).")
+    var bug: String?
+    @Flag(help: "Print every operation.")
+    var trace = false
+    @Flag(help: "Go on after a failure; print one line each.")
+    var keepGoing = false
+
+    func run() throws {
+        let bounds = seeds.split(separator: ".", omittingEmptySubsequences: true).compactMap { UInt64($0) }
+        guard let first = bounds.first, let last = bounds.last, bounds.count <= 2, first <= last else {
+            throw ValidationError("--seeds takes A..B, such as 1..1000")
+        }
+        var planted: PlantedBug?
+        if let bug {
+            guard let known = PlantedBug(rawValue: bug) else { throw ValidationError("there is no bug '\(bug)'") }
+            planted = known
+        }
+        var counts = SimulationCounts()
+        var failures = 0
+        let start = ContinuousClock.now
+        for seed in first...last {
+            let simulation = LogSimulation(seed: seed, operations: operations, bug: planted)
+            do throws(SimulationFailure) {
+                counts.add(try simulation.run(trace: trace ? { print($0) } : nil))
+            } catch {
+                failures += 1
+                if !keepGoing {
+                    print(error)
+                    throw ExitCode(1)
+                }
+                print("seed \(error.seed), operation \(error.operation): \(error.message)")
+            }
+        }
+        let seconds = Double((ContinuousClock.now - start).components.seconds) + 0.001
+        print(counts.summary)
+        print(
+            "\(last - first + 1) seeds, \(failures) failures, \(Int(Double(counts.operations) / seconds)) operations/s"
+        )
+        if failures > 0 { throw ExitCode(1) }
+    }
+}
