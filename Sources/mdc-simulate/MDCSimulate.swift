@@ -56,6 +56,8 @@ struct LogCommand: ParsableCommand {
                     throw ExitCode(1)
                 }
                 print("seed \(error.seed), operation \(error.operation): \(error.message)")
+                // To be seen at once, also through a pipe.
+                fflush(nil)
             }
         }
         let seconds = Double((ContinuousClock.now - start).components.seconds) + 0.001
