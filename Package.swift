@@ -175,6 +175,9 @@ let package = Package(
         .testTarget(
             name: "MDCRaftTests",
             dependencies: ["MDCRaft", "MDCModel"],
+            swiftSettings: settings
+        ),
+        .testTarget(
             name: "MDCSimulationTests",
             dependencies: ["MDCSimulation", "MDCLog", "MDCModel", nio("NIOCore")],
             swiftSettings: settings
