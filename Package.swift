@@ -191,7 +191,7 @@ let package = Package(
             name: "MDCBrokerTests",
             dependencies: [
                 "MDCBroker", "MDCLog", "MDCProtocol", "MDCModel", "MDCTesting", "CMDCSystem", nio("NIOCore"),
-                nio("NIOPosix"),
+                nio("NIOPosix"), nio("NIOConcurrencyHelpers"),
                 nio("NIOEmbedded"), logging,
             ],
             swiftSettings: settings

@@ -58,12 +58,19 @@ public final class Broker: Service {
 
     private let configuration: BrokerConfiguration
     private let logger: Logger
+    private let fileSystem: any FileSystem
     private let inner = Mutex(Inner())
 
     /// Makes a broker that does nothing until it is run.
-    public init(configuration: BrokerConfiguration, logger: Logger) {
+    public convenience init(configuration: BrokerConfiguration, logger: Logger) {
+        self.init(configuration: configuration, logger: logger, fileSystem: POSIXFileSystem())
+    }
+
+    /// The same on another disk, for tests.
+    init(configuration: BrokerConfiguration, logger: Logger, fileSystem: any FileSystem) {
         self.configuration = configuration
         self.logger = logger
+        self.fileSystem = fileSystem
     }
 
     /// How far the broker is.
@@ -144,11 +151,17 @@ public final class Broker: Service {
             throw error
         }
         let workers = group.makeIterator().map { LoopWorker(eventLoop: $0, metrics: LoopMetrics()) }
-        let server = ServerContext(configuration: configuration, handlers: .broker(services), logger: logger)
+        let server = ServerContext(
+            live: services.live,
+            handlers: .broker(services),
+            quotas: services.quotas,
+            logger: logger
+        )
         server.whenConnectionCloses { services.shares.connectionClosed($0.id) }
         do {
             let listener = try await Listener.bind(configuration.listen, group: group, workers: workers, server: server)
             services.advertised = configuration.advertise ?? Self.reachable(listener.address)
+            for worker in workers { worker.metrics.probe(worker.eventLoop) }
             let ticker = group.next().scheduleRepeatedTask(initialDelay: .milliseconds(250), delay: .milliseconds(250))
             { _ in
                 server.memory.tick(now: mdc_monotonic_ns())
@@ -211,7 +224,6 @@ public final class Broker: Service {
         blocking: NIOThreadPool,
         timers: HeapTimerService
     ) throws -> BrokerServices {
-        let fileSystem = POSIXFileSystem()
         let folder = try DataFolder.read(
             configuration.dataDirectory,
             nodeID: configuration.nodeID,
@@ -224,13 +236,20 @@ public final class Broker: Service {
                 ?? logs.createPartition(
                     MetadataStore.topicPartition,
                     topicID: MetadataStore.topicID,
-                    settings: Self.metadataSettings
+                    settings: metadataSettings
                 )
-            try log.update(settings: Self.metadataSettings)
-            let metadata = try MetadataStore(log: log)
+            try log.update(settings: metadataSettings)
+            let metadata = try MetadataStore(
+                log: log,
+                fileSystem: fileSystem,
+                snapshotBytes: configuration.metadataSnapshotBytes,
+                logger: logger
+            )
+            metadata.leftoverTopics { Set(logs.allPartitions.map(\.topicID)) }
             let registry = PartitionRegistry()
+            let live = LiveConfiguration(configuration)
             let controller = Controller(
-                configuration: configuration,
+                live: live,
                 metadata: metadata,
                 logs: logs,
                 registry: registry,
@@ -247,7 +266,7 @@ public final class Broker: Service {
                 for log in advanced { registry.partition(of: log)?.notifyWaiters() }
             }
             let services = BrokerServices(
-                configuration: configuration,
+                live: live,
                 logger: logger,
                 logs: logs,
                 metadata: metadata,
@@ -274,8 +293,10 @@ public final class Broker: Service {
         }
     }
 
-    private static var metadataSettings: LogSettings {
+    private var metadataSettings: LogSettings {
         var settings = LogSettings()
+        // Whole segments go when a snapshot covers them.
+        settings.segmentBytes = max(16_384, min(configuration.metadataSnapshotBytes / 4, 64 << 20))
         settings.retentionMilliseconds = -1
         settings.retentionBytes = -1
         settings.segmentMilliseconds = .max
@@ -284,7 +305,7 @@ public final class Broker: Service {
         return settings
     }
 
-    private func openLogs(_ fileSystem: POSIXFileSystem) throws(BrokerError) -> LogManager {
+    private func openLogs(_ fileSystem: any FileSystem) throws(BrokerError) -> LogManager {
         var logging = LogConfiguration(directories: [configuration.dataDirectory])
         logging.defaultSettings = configuration.topicDefaults
         logging.syncParallelism = configuration.syncThreads
@@ -316,7 +337,7 @@ public final class Broker: Service {
     private func format(
         _ folder: DataFolder?,
         _ clusterID: String,
-        _ fileSystem: POSIXFileSystem
+        _ fileSystem: any FileSystem
     ) throws(BrokerError) -> KafkaUUID {
         if let folder {
             guard folder.clusterID == clusterID else {
@@ -352,7 +373,7 @@ public final class Broker: Service {
         services.groups.stop()
         services.shareStates.stop()
         for connection in server.allConnections { connection.onLoop { $0.drain() } }
-        let deadline = mdc_monotonic_ns() + UInt64(configuration.shutdownTimeoutMilliseconds) * 1_000_000
+        let deadline = mdc_monotonic_ns() + UInt64(services.configuration.shutdownTimeoutMilliseconds) * 1_000_000
         // Long polls end by themselves, soon; what does not in time is cut off.
         while !server.allConnections.isEmpty && mdc_monotonic_ns() < deadline {
             for partition in services.partitions.all { partition.endWaiting() }
@@ -407,69 +428,12 @@ public final class Broker: Service {
         var report = MetricsReport()
         report.add("mdc_memory_resident_bytes", "gauge", "Memory that the process holds.", max(0, mdc_resident_bytes()))
         guard let running = inner.withLock({ $0.running }) else { return report.page }
-        let loops = running.workers.map { $0.metrics.snapshot }
-        report.addRequests(loops)
-        report.add(
-            "mdc_network_received_bytes_total",
-            "counter",
-            "Bytes from clients.",
-            loops.reduce(0) { $0 + $1.bytesIn }
-        )
-        report.add("mdc_network_sent_bytes_total", "counter", "Bytes to clients.", loops.reduce(0) { $0 + $1.bytesOut })
-        report.add(
-            "mdc_event_loop_busy_seconds_total",
-            "counter",
-            "Time that event loops spent on requests.",
-            loops.enumerated().map { ("loop=\"\($0)\"", String(Double($1.busyNanoseconds) / 1e9)) }
-        )
-        report.add("mdc_connections", "gauge", "Connections of clients.", running.server.limiter.count)
-        report.add("mdc_request_memory_bytes", "gauge", "Bytes of half received requests.", running.server.memory.used)
-        let services = running.services
-        let sessions = services.fetchSessions.withLock { ($0.count, $0.partitionCount) }
-        report.add("mdc_fetch_sessions", "gauge", "Incremental fetch sessions.", sessions.0)
-        report.add("mdc_fetch_session_partitions", "gauge", "Partitions in fetch sessions.", sessions.1)
-        report.add(
-            "mdc_log_sync_rounds_total",
-            "counter",
-            "Rounds in which appends went to disk.",
-            services.logs.syncRounds
-        )
-        report.add("mdc_log_open_files", "gauge", "Segment files that are open.", services.logs.openFileCount)
-        let image = services.metadata.image
-        report.add("mdc_topics", "gauge", "Topics.", image.topics.count)
-        report.add("mdc_partitions", "gauge", "Partitions led by this node.", services.partitions.all.count)
-        var sizes: [String: Int] = [:]
-        for partition in services.partitions.all {
-            sizes[partition.topicPartition.topic, default: 0] += partition.log.sizeInBytes
-        }
-        report.add(
-            "mdc_log_size_bytes",
-            "gauge",
-            "Bytes of record batches, by topic.",
-            sizes.sorted { $0.key < $1.key }.map { ("topic=\"\($0.key)\"", String($0.value)) }
-        )
-        let groups = services.groups.groupCounts()
-        report.add(
-            "mdc_groups",
-            "gauge",
-            "Groups, by state.",
-            groups.groupsByState.sorted { $0.key < $1.key }.map { ("state=\"\($0.key)\"", String($0.value)) }
-        )
-        report.add("mdc_group_members", "gauge", "Members of groups.", groups.members)
-        let transactions = services.transactions.counts()
-        report.add(
-            "mdc_transactional_ids",
-            "gauge",
-            "Transactional ids, by state of their transaction.",
-            transactions.sorted { $0.key.rawValue < $1.key.rawValue }
-                .map { ("state=\"\($0.key.name)\"", String($0.value)) }
-        )
-        report.add(
-            "mdc_start_time_seconds",
-            "gauge",
-            "When the node became ready, since 1970.",
-            Double(running.startedAt) / 1000
-        )
+        MetricsCollector(
+            services: running.services,
+            server: running.server,
+            workers: running.workers,
+            startedAt: running.startedAt
+        ).add(to: &report)
         return report.page
     }
 }

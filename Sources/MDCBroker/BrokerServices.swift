@@ -10,7 +10,8 @@ import Synchronization
 
 /// What handlers share.
 final class BrokerServices: Sendable {
-    let configuration: BrokerConfiguration
+    /// The node's settings.
+    let live: LiveConfiguration
     let logger: Logger
     let logs: LogManager
     let metadata: MetadataStore
@@ -25,12 +26,13 @@ final class BrokerServices: Sendable {
     /// The share partitions and share sessions of this node.
     let shares: SharePartitionManager
     let fetchSessions: Mutex<FetchSessionCache>
+    let quotas: QuotaManager
     /// Id of the data folder.
     let directoryID: KafkaUUID
     private let advertisedAddress: Mutex<HostPort>
 
     init(
-        configuration: BrokerConfiguration,
+        live: LiveConfiguration,
         logger: Logger,
         logs: LogManager,
         metadata: MetadataStore,
@@ -40,7 +42,8 @@ final class BrokerServices: Sendable {
         blocking: NIOThreadPool,
         directoryID: KafkaUUID
     ) {
-        self.configuration = configuration
+        self.live = live
+        let configuration = live.current
         self.logger = logger
         self.logs = logs
         self.metadata = metadata
@@ -49,6 +52,7 @@ final class BrokerServices: Sendable {
         self.timers = timers
         self.blocking = blocking
         self.directoryID = directoryID
+        quotas = controller.quotas
         let address = configuration.advertise ?? configuration.listen
         advertisedAddress = Mutex(address)
         fetchSessions = Mutex(FetchSessionCache(capacity: configuration.fetchSessionSlots))
@@ -68,7 +72,7 @@ final class BrokerServices: Sendable {
             logger: logger
         )
         let shareSettings: @Sendable (String) -> ShareGroupSettings = { group in
-            configuration.shareGroupSettings(metadata.image.groupConfigs[group] ?? [:])
+            live.current.shareGroupSettings(metadata.image.groupConfigs[group] ?? [:])
         }
         let shares = SharePartitionManager(
             registry: partitions,
@@ -79,7 +83,7 @@ final class BrokerServices: Sendable {
             logger: logger
         )
         self.shares = shares
-        groups = GroupCoordinatorService(
+        let groups = GroupCoordinatorService(
             access: access,
             settings: configuration.groupSettings,
             logger: logger,
@@ -87,6 +91,7 @@ final class BrokerServices: Sendable {
             shareStates: shareStates,
             whenShareStatesGo: { shares.reset($0, topics: nil) }
         )
+        self.groups = groups
         transactions = TransactionCoordinatorService(
             access: access,
             node: BrokerTransactionNode(partitions: partitions, controller: controller, groups: groups),
@@ -94,7 +99,11 @@ final class BrokerServices: Sendable {
             logger: logger
         )
         groups.prepareTransactions = { [transactions] in transactions.prepare($0) }
+        live.observe { groups.update($0.groupSettings) }
     }
+
+    /// The settings in force; a copy.
+    var configuration: BrokerConfiguration { live.current }
 
     private let internalTopics: BrokerInternalTopics
 
@@ -266,7 +275,8 @@ final class BrokerInternalTopics: InternalTopicAccess {
                     version: image.version,
                     image.topics.values.map {
                         .init(name: $0.name, id: $0.id, partitionCount: Int32($0.partitions.count))
-                    }
+                    },
+                    groupConfigs: image.groupConfigs
                 )
             }
             return cached

@@ -33,6 +33,12 @@ public protocol ResponseMessage: ProtocolMessage {
     static var apiKey: APIKey { get }
 }
 
+/// A response that can say for how long the client was throttled.
+public protocol ThrottledResponse: ResponseMessage {
+    /// Milliseconds for which the broker takes nothing from the client (KIP-219); left out in versions without it.
+    var throttleTimeMs: Int32 { get set }
+}
+
 extension ProtocolMessage {
     /// Reads a message that fills `buffer` to its end, moving the reader index there.
     /// Throws `trailingBytes` where something is left.

@@ -46,6 +46,8 @@ struct RunCommand: AsyncParsableCommand {
     var set: [String] = []
     @Option(help: "What is logged: trace, debug, info, notice, warning or error.")
     var logLevel: LogLevel = .info
+    @Option(help: "How the log looks: text, or json for an object a line (default: text).")
+    var logFormat: String?
 
     func run() async throws {
         let configuration: BrokerConfiguration
@@ -56,7 +58,9 @@ struct RunCommand: AsyncParsableCommand {
             throw ValidationError("\(error)")
         }
         let level = Logger.Level(rawValue: logLevel.rawValue) ?? .info
+        let format = configuration.loggingFormat
         LoggingSystem.bootstrap { label in
+            if format == .json { return JSONLogHandler(label: label, level: level) { Console.error($0) } }
             var handler = StreamLogHandler.standardError(label: label)
             handler.logLevel = level
             return handler
@@ -96,6 +100,7 @@ struct RunCommand: AsyncParsableCommand {
             ("node.id", nodeID.map { String($0) }), ("log.dirs", data), ("listeners", listen),
             ("advertised.listeners", advertise), ("controller.listeners", controllerListen),
             ("controller.quorum.voters", voters), ("http.listeners", http),
+            ("logging.format", logFormat),
         ]
         for (name, value) in options { if let value { try configuration.set(name, to: value) } }
         return configuration

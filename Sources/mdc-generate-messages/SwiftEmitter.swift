@@ -62,7 +62,9 @@ struct SwiftEmitter {
         let protocolName: String
         switch message.kind {
         case .request: protocolName = "RequestMessage"
-        case .response: protocolName = "ResponseMessage"
+        case .response:
+            let isThrottled = message.root.fields.contains { $0.name == "throttleTimeMs" }
+            protocolName = isThrottled ? "ThrottledResponse" : "ResponseMessage"
         case .data: protocolName = "ProtocolMessage"
         }
         let versions = message.versions.low == message.versions.high ? "version" : "versions"

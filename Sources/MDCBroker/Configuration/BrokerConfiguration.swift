@@ -33,6 +33,14 @@ public struct HostPort: Hashable, Sendable, CustomStringConvertible {
     public var description: String { host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)" }
 }
 
+/// How lines of the process's log look.
+public enum LoggingFormat: String, CaseIterable, Sendable {
+    /// For people.
+    case text
+    /// One JSON object a line.
+    case json
+}
+
 /// A voter of the metadata quorum.
 public struct Voter: Hashable, Sendable {
     /// The node.
@@ -197,6 +205,34 @@ public struct BrokerConfiguration: Sendable {
     public var shareStateTopicSegmentBytes = 100 << 20
     /// Updates of a share partition's state between two snapshots of it.
     public var shareSnapshotUpdateRecords = 500
+
+    // MARK: Policies
+
+    /// The most partitions of a topic that a client makes (`topic.policy.max.partitions`).
+    public var policyMaxPartitions: Int32 = 10_000
+    /// What the names of topics that clients make must match (`topic.policy.name.pattern`); empty for no rule.
+    public var policyNamePattern = ""
+
+    // MARK: Logs of the process
+
+    /// How lines of the log look (`logging.format`).
+    public var loggingFormat = LoggingFormat.text
+
+    // MARK: Metrics
+
+    /// Whether `/metrics` shows series for each partition (`metrics.partitions.enable`).
+    public var showsPartitionMetrics = false
+
+    // MARK: Metadata
+
+    /// Bytes of the metadata log after which a snapshot of the metadata takes its place
+    /// (`metadata.log.max.record.bytes.between.snapshots`).
+    public var metadataSnapshotBytes = 8 << 20
+
+    // MARK: Quotas
+
+    /// Seconds of a quota that a client may use at once (`quota.window.size.seconds`).
+    public var quotaWindowSeconds: Int64 = 1
 
     // MARK: Stopping
 

@@ -31,10 +31,12 @@ public struct BrokerSetting: Sendable {
 public enum BrokerSettings {
     /// By name.
     public static let byName: [String: BrokerSetting] = Dictionary(
-        uniqueKeysWithValues: (node + network + topics + topicSynonyms + fetch + groups + shareGroups).map {
+        uniqueKeysWithValues: (node + network + topics + topicSynonyms + fetch + groups + shareGroups + rules).map {
             ($0.name, $0)
         }
     )
+    /// Those that give topics their defaults.
+    static let topicDefaults: Set<String> = Set(topicSynonyms.map(\.name))
 
     static func integer<T: FixedWidthInteger & Sendable>(
         _ name: String,
@@ -330,6 +332,57 @@ public enum BrokerSettings {
             \.fetchCopyMaxBytes,
             0...1 << 30,
             "Reads up to this size are copied, larger ones go from file to socket."
+        ),
+    ]
+
+    private static let rules: [BrokerSetting] = [
+        integer(
+            "quota.window.size.seconds",
+            .int,
+            \.quotaWindowSeconds,
+            1...3600,
+            "Seconds of a client's quota that may be used at once."
+        ),
+        integer(
+            "topic.policy.max.partitions",
+            .int,
+            \.policyMaxPartitions,
+            1...10_000,
+            "The most partitions of a topic that a client makes."
+        ),
+        BrokerSetting(
+            name: "topic.policy.name.pattern",
+            type: .string,
+            documentation: "A regular expression that the names of topics made by clients must match; empty for none.",
+            apply: { configuration, text in
+                guard text.isEmpty || TopicPattern(text) != nil else { return "expected a regular expression" }
+                configuration.policyNamePattern = text
+                return nil
+            },
+            value: { $0.policyNamePattern }
+        ),
+        BrokerSetting(
+            name: "logging.format",
+            type: .string,
+            documentation: "How lines of the log on standard error look: text, or json for an object a line.",
+            apply: { configuration, text in
+                guard let format = LoggingFormat(rawValue: text) else { return "expected text or json" }
+                configuration.loggingFormat = format
+                return nil
+            },
+            value: { $0.loggingFormat.rawValue }
+        ),
+        boolean(
+            "metrics.partitions.enable",
+            \.showsPartitionMetrics,
+            "Whether /metrics shows series for each partition."
+        ),
+        integer(
+            "metadata.log.max.record.bytes.between.snapshots",
+            .long,
+            \.metadataSnapshotBytes,
+            16_384...1 << 40,
+            "Bytes of the metadata log after which a snapshot takes its place."
         ),
     ]
 

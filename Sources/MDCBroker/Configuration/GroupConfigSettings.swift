@@ -15,10 +15,10 @@ struct GroupConfigSetting: Sendable {
     var apply: @Sendable (inout ShareGroupSettings, String) -> Void
 }
 
-/// All settings of groups: those of share groups.
+/// All settings of groups: those of consumer groups and of share groups.
 enum GroupConfigSettings {
     /// In the order they are listed.
-    static let all: [GroupConfigSetting] = times + records
+    static let all: [GroupConfigSetting] = consumers + times + records
     /// By name.
     static let byName: [String: GroupConfigSetting] = Dictionary(uniqueKeysWithValues: all.map { ($0.name, $0) })
 
@@ -62,6 +62,45 @@ enum GroupConfigSettings {
             inherited: { _ in standard },
             problem: { problem($1) },
             apply: apply
+        )
+    }
+
+    /// Those of consumer groups; `GroupSettings.with(_:)` puts them into force.
+    private static let consumers: [GroupConfigSetting] = [
+        consumer(
+            "consumer.session.timeout.ms",
+            "group.consumer.session.timeout.ms",
+            \.consumerGroupSessionTimeout,
+            "Session timeout of the group's members.",
+            1_000...3_600_000
+        ),
+        consumer(
+            "consumer.heartbeat.interval.ms",
+            "group.consumer.heartbeat.interval.ms",
+            \.consumerGroupHeartbeatInterval,
+            "Heartbeat interval of the group's members.",
+            100...3_600_000
+        ),
+    ]
+
+    private static func consumer(
+        _ name: String,
+        _ synonym: String,
+        _ path: any (KeyPath<BrokerConfiguration, Int32> & Sendable),
+        _ documentation: String,
+        _ range: ClosedRange<Int32>
+    ) -> GroupConfigSetting {
+        GroupConfigSetting(
+            name: name,
+            synonym: synonym,
+            type: .int,
+            documentation: documentation,
+            inherited: { String($0[keyPath: path]) },
+            problem: { _, text in
+                guard let value = Int32(text) else { return "expected a whole number" }
+                return range.contains(value) ? nil : "expected a number from \(range.lowerBound) to \(range.upperBound)"
+            },
+            apply: { _, _ in }
         )
     }
 

@@ -176,4 +176,17 @@ struct GroupSettings: Equatable, Sendable {
     var shareSessionTimeout: Int32 = 45_000
     /// How long a member that joined without an id may wait for its first answer.
     var newMemberJoinTimeout: Int64 = 300_000
+
+    /// The settings of a group that has set some itself.
+    func with(_ overrides: [String: String]?) -> GroupSettings {
+        guard let overrides else { return self }
+        var settings = self
+        if let value = overrides["consumer.session.timeout.ms"].flatMap({ Int32($0) }) {
+            settings.consumerSessionTimeout = value
+        }
+        if let value = overrides["consumer.heartbeat.interval.ms"].flatMap({ Int32($0) }) {
+            settings.consumerHeartbeatInterval = value
+        }
+        return settings
+    }
 }

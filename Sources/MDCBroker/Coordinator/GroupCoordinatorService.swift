@@ -10,7 +10,7 @@ import Synchronization
 /// answers.
 final class GroupCoordinatorService: Sendable {
     let access: any InternalTopicAccess
-    let settings: GroupSettings
+    private let currentSettings: Mutex<GroupSettings>
     /// The settings of a share group, by its id.
     let shareSettings: @Sendable (String) -> ShareGroupSettings
     /// Where the states of share partitions are kept; nil where there are no share groups.
@@ -34,8 +34,17 @@ final class GroupCoordinatorService: Sendable {
         self.whenShareStatesGo = whenShareStatesGo
         self.shareSettings = shareSettings
         self.shareStates = shareStates
-        self.settings = settings
+        currentSettings = Mutex(settings)
         self.logger = logger
+    }
+
+    /// The settings in force.
+    var settings: GroupSettings { currentSettings.withLock { $0 } }
+
+    /// Puts other settings into force.
+    func update(_ settings: GroupSettings) {
+        currentSettings.withLock { $0 = settings }
+        for shard in allShards { shard.update(settings) }
     }
 
     // MARK: Life

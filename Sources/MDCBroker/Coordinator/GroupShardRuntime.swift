@@ -57,14 +57,14 @@ final class GroupShardRuntime: Sendable {
 
     let partition: Int32
     private let access: any InternalTopicAccess
-    private let settings: GroupSettings
+    private let settings: Mutex<GroupSettings>
     private let logger: Logger
     private let state = Mutex(State())
 
     init(partition: Int32, access: any InternalTopicAccess, settings: GroupSettings, logger: Logger) {
         self.partition = partition
         self.access = access
-        self.settings = settings
+        self.settings = Mutex(settings)
         self.logger = logger
     }
 
@@ -84,6 +84,12 @@ final class GroupShardRuntime: Sendable {
             return nil
         }
         if let refusal { completion(.failed(refusal)) }
+    }
+
+    /// Puts other settings into force.
+    func update(_ new: GroupSettings) {
+        settings.withLock { $0 = new }
+        state.withLock { $0.shard?.settings = new }
     }
 
     /// Reads the shard's state, for metrics.
@@ -295,7 +301,7 @@ final class GroupShardRuntime: Sendable {
     private func readShard() throws -> (GroupCoordinatorShard, Offset) {
         let now = access.now()
         var shard = GroupCoordinatorShard(
-            settings: settings,
+            settings: settings.withLock { $0 },
             seed: .random(in: .min ... .max),
             now: now,
             topics: access.topicImage()

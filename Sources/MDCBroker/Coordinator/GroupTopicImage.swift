@@ -15,9 +15,12 @@ struct GroupTopicImage: Equatable, Sendable {
     var version: UInt64 = 0
     private(set) var byName: [String: Topic] = [:]
     private(set) var byID: [TopicID: Topic] = [:]
+    /// Settings of groups that were set, by group and name.
+    private(set) var groupConfigs: [String: [String: String]] = [:]
 
-    init(version: UInt64 = 0, _ topics: [Topic] = []) {
+    init(version: UInt64 = 0, _ topics: [Topic] = [], groupConfigs: [String: [String: String]] = [:]) {
         self.version = version
+        self.groupConfigs = groupConfigs
         for topic in topics {
             byName[topic.name] = topic
             byID[topic.id] = topic

@@ -41,14 +41,16 @@ struct FetchHandler: Sendable {
         case .sessionless, .created: toRead = targets
         case .incremental(let id): toRead = services.fetchSessions.withLock { $0.targets(of: id) }
         }
-        let configuration = services.configuration
+        let owed = services.quotas.delay(.consumerByteRate, clientID: context.clientID, now: context.receivedAt)
+        if owed > 0 { return answerThrottled(context, verdict, owed) }
+        let live = services.live
         let reader = FetchReader(
             registry: services.partitions,
             parameters: FetchParameters(
-                maxBytes: min(Int(max(0, view.maxBytes)), configuration.fetchMaxBytes),
+                maxBytes: min(Int(max(0, view.maxBytes)), live.fetchMaxBytes),
                 minBytes: Int(view.minBytes),
                 readCommitted: view.isolationLevel == 1,
-                copyMaxBytes: configuration.fetchCopyMaxBytes
+                copyMaxBytes: live.fetchCopyMaxBytes
             )
         )
         let outcome = reader.read(toRead)
@@ -103,6 +105,15 @@ struct FetchHandler: Sendable {
         context.respond(FetchResponse(errorCode: code.rawValue))
     }
 
+    /// Answers a client that took more than its share before: at once, with nothing.
+    private func answerThrottled(_ context: RequestContext, _ verdict: FetchSessionCache.Verdict, _ owed: Int32) {
+        context.throttle(owed)
+        switch verdict {
+        case .created(let id), .incremental(let id): context.respond(FetchResponse(sessionId: id))
+        case .sessionless, .failed: context.respond(FetchResponse())
+        }
+    }
+
     /// Answers on the loop; records that are not in memory are read by the pool first.
     private func answer(_ context: RequestContext, _ verdict: FetchSessionCache.Verdict, _ outcome: FetchReader.Outcome)
     {
@@ -139,6 +150,17 @@ struct FetchHandler: Sendable {
             let isNews = note(id, findings)
             findings = zip(findings, isNews).filter { $0.1 }.map { $0.0 }
         case .sessionless, .failed: break
+        }
+        if services.quotas.limits(.consumerByteRate) {
+            let bytes = findings.reduce(0) { $0 + $1.records.length }
+            context.throttle(
+                services.quotas.record(
+                    .consumerByteRate,
+                    clientID: context.clientID,
+                    Double(bytes),
+                    now: mdc_monotonic_ns()
+                )
+            )
         }
         do throws(ProtocolError) {
             context.respond(pieces: try encode(context, sessionID, findings))
@@ -188,6 +210,7 @@ struct FetchHandler: Sendable {
         var writer = try FetchResponseWriter<FetchFinding.Records>(
             version: context.version,
             correlationID: context.correlationID,
+            throttleTimeMs: context.throttleMilliseconds,
             sessionID: sessionID,
             topicCount: groups.count,
             capacity: 128 + findings.count * 64

@@ -26,11 +26,24 @@ extension HandlerTable {
         table.register(DescribeLogDirsRequest.self, DescribeLogDirsHandler(services: services).handle)
         table.register(DescribeProducersRequest.self, DescribeProducersHandler(services: services).handle)
         table.register(DescribeTopicPartitionsRequest.self, DescribeTopicPartitionsHandler(services: services).handle)
+        table.registerReplicaHandlers(services)
+        table.register(ListConfigResourcesRequest.self, ListConfigResourcesHandler(services: services).handle)
+        table.register(DescribeClientQuotasRequest.self, DescribeClientQuotasHandler(services: services).handle)
+        table.register(AlterClientQuotasRequest.self, AlterClientQuotasHandler(services: services).handle)
         table.registerGroupHandlers(services.groups)
         table.registerTransactionHandlers(services)
         table.registerShareHandlers(services)
         table.registerAPIVersions()
         return table
+    }
+
+    private mutating func registerReplicaHandlers(_ services: BrokerServices) {
+        register(ElectLeadersRequest.self, ElectLeadersHandler(services: services).handle)
+        register(AlterPartitionReassignmentsRequest.self, AlterPartitionReassignmentsHandler(services: services).handle)
+        register(ListPartitionReassignmentsRequest.self, ListPartitionReassignmentsHandler(services: services).handle)
+        let telemetry = TelemetryHandler()
+        register(GetTelemetrySubscriptionsRequest.self, telemetry.subscriptions)
+        register(PushTelemetryRequest.self, telemetry.push)
     }
 
     /// ApiVersions, versions 0–4, of all that is registered before.

@@ -113,6 +113,14 @@ struct DescribeTopicPartitionsHandler: Sendable {
 
     func handle(_ request: DescribeTopicPartitionsRequest, _ context: RequestContext) {
         let image = services.metadata.image
+        if let cursor = request.cursor, cursor.partitionIndex < 0 {
+            context.connection.worker.metrics.failed(.describeTopicPartitions, .invalidRequest)
+            return context.respond(
+                DescribeTopicPartitionsResponse(
+                    topics: request.topics.map { .init(errorCode: ErrorCode.invalidRequest.rawValue, name: $0.name) }
+                )
+            )
+        }
         var names = request.topics.isEmpty ? Array(image.topics.keys) : request.topics.map(\.name)
         names = Array(Set(names)).sorted()
         var response = DescribeTopicPartitionsResponse()

@@ -12,8 +12,19 @@ struct ProduceHandler: Sendable {
     let services: BrokerServices
 
     func handle(_ context: RequestContext) {
+        let body = context.takeBody()
+        if services.quotas.limits(.producerByteRate) {
+            context.throttle(
+                services.quotas.record(
+                    .producerByteRate,
+                    clientID: context.clientID,
+                    Double(body.readableBytes),
+                    now: context.receivedAt
+                )
+            )
+        }
         do throws(ProtocolError) {
-            let view = try ProduceRequestView(context.takeBody(), version: context.version)
+            let view = try ProduceRequestView(body, version: context.version)
             if view.transactionalID != nil { return admit(view, context) }
             try serve(context, view, .none)
         } catch {
@@ -22,7 +33,7 @@ struct ProduceHandler: Sendable {
     }
 
     /// What one partition must reach before the answer may leave.
-    private struct Commitment {
+    fileprivate struct Commitment {
         var partition: Partition
         var offset: Offset
     }
@@ -61,10 +72,16 @@ struct ProduceHandler: Sendable {
         guard ordinal + 1 == view.topicCount else {
             return context.closeConnection("a Produce request lists a topic without partitions")
         }
-        let frame = try writer.finish()
+        let frame = try writer.finish(throttleTimeMs: context.throttleMilliseconds)
         let open = commitments.filter { !$0.partition.isCommitted(upTo: $0.offset) }
         if open.isEmpty { return context.respond(frame: frame) }
-        let pending = PendingProduce(context: context, frame: frame, missing: open.count)
+        let pending = PendingProduce(
+            context: context,
+            frame: frame,
+            open: open,
+            deadline: context.receivedAt + UInt64(max(0, view.timeoutMs)) * 1_000_000
+        )
+        context.connection.worker.watch(pending)
         for commitment in open {
             commitment.partition.whenCommitted(upTo: commitment.offset) { pending.reached($0) }
         }
@@ -216,27 +233,73 @@ struct ProduceHandler: Sendable {
     }
 }
 
-/// A produce request whose answer waits for its partitions.
-private final class PendingProduce: Sendable {
+/// A produce request whose answer waits for its partitions, at most for the time that the client gave.
+private final class PendingProduce: ExpiringRequest {
     private let context: RequestContext
     private let frame: ByteBuffer
+    private let open: [ProduceHandler.Commitment]
+    private let deadline: UInt64
     private let missing: Atomic<Int>
     private let hasFailed = Atomic<Bool>(false)
+    private let isAnswered = Atomic<Bool>(false)
 
-    init(context: RequestContext, frame: ByteBuffer, missing: Int) {
+    init(context: RequestContext, frame: ByteBuffer, open: [ProduceHandler.Commitment], deadline: UInt64) {
         self.context = context
         self.frame = frame
-        self.missing = Atomic(missing)
+        self.open = open
+        self.deadline = deadline
+        missing = Atomic(open.count)
     }
+
+    var isFinished: Bool { isAnswered.load(ordering: .relaxed) }
 
     func reached(_ result: Result<Void, LogError>) {
         if case .failure = result { hasFailed.store(true, ordering: .relaxed) }
-        guard missing.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 else { return }
+        guard missing.subtract(1, ordering: .acquiringAndReleasing).newValue == 0,
+            !isAnswered.exchange(true, ordering: .acquiringAndReleasing)
+        else { return }
         if hasFailed.load(ordering: .relaxed) {
             // The log was closed or deleted before the records were safe. The client sends them again.
             context.closeConnection("what a Produce request appended did not become durable")
         } else {
             context.respond(frame: frame)
         }
+    }
+
+    func expire(now: UInt64) {
+        guard now >= deadline, !isAnswered.exchange(true, ordering: .acquiringAndReleasing) else { return }
+        do throws(ProtocolError) {
+            var frame = frame
+            frame.moveReaderIndex(forwardBy: 4)
+            _ = try ResponseHeader(readingHeadOf: &frame, apiKey: .produce, apiVersion: context.version)
+            context.respond(timedOut(try ProduceResponse(reading: &frame, version: context.version)))
+        } catch {
+            context.closeConnection("a Produce request took longer than its timeout: \(error)")
+        }
+    }
+
+    /// The answer with REQUEST_TIMED_OUT where the records are not safe yet. They stay, and may become so.
+    private func timedOut(_ answer: ProduceResponse) -> ProduceResponse {
+        var answer = answer
+        for topic in answer.responses.indices {
+            for index in answer.responses[topic].partitionResponses.indices {
+                let place = answer.responses[topic].partitionResponses[index]
+                let late = open.contains {
+                    $0.partition.topicPartition.partition.rawValue == place.index
+                        && (context.version >= 13
+                            ? $0.partition.topicID == answer.responses[topic].topicId
+                            : $0.partition.topicPartition.topic == answer.responses[topic].name)
+                        && !$0.partition.isCommitted(upTo: $0.offset)
+                }
+                guard late else { continue }
+                context.connection.worker.metrics.failed(.produce, .requestTimedOut)
+                answer.responses[topic].partitionResponses[index] = ProduceResponse.PartitionProduceResponse(
+                    index: place.index,
+                    errorCode: ErrorCode.requestTimedOut.rawValue,
+                    baseOffset: -1
+                )
+            }
+        }
+        return answer
     }
 }

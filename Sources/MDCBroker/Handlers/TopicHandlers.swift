@@ -18,7 +18,7 @@ struct CreateTopicsHandler: Sendable {
                     result.errorCode = ErrorCode.invalidRequest.rawValue
                     result.errorMessage = "the request lists \(topic.name) more than once"
                 } else {
-                    fill(&result, create(topic, controller, request.validateOnly))
+                    fill(&result, create(topic, controller, request.validateOnly, context))
                 }
                 if context.version < 5 { result.configs = nil }
                 response.topics.append(result)
@@ -33,7 +33,8 @@ struct CreateTopicsHandler: Sendable {
     private func create(
         _ topic: CreateTopicsRequest.CreatableTopic,
         _ controller: Controller,
-        _ validateOnly: Bool
+        _ validateOnly: Bool,
+        _ context: RequestContext
     ) -> Result<TopicImage, Refusal> {
         var new = NewTopic(
             name: topic.name,
@@ -50,7 +51,15 @@ struct CreateTopicsHandler: Sendable {
             }
             new.configs[config.name] = value
         }
-        return controller.create(new, validateOnly: validateOnly)
+        guard !validateOnly else { return controller.create(new, validateOnly: true) }
+        do throws(Refusal) {
+            // A request that would be refused anyway uses up nothing.
+            let topic = try controller.create(new, validateOnly: true).get()
+            try controller.admitMutations(topic.partitions.count, strictFrom: 6, context)
+        } catch {
+            return .failure(error)
+        }
+        return controller.create(new, validateOnly: false)
     }
 
     private func fill(
@@ -111,6 +120,7 @@ struct DeleteTopicsHandler: Sendable {
             }
             result.name = topic.name
             result.topicId = topic.id
+            try controller.admitMutations(topic.partitions.count, strictFrom: 5, context)
             try controller.delete(topic)
         } catch {
             result.errorCode = error.code.rawValue
@@ -131,12 +141,13 @@ struct CreatePartitionsHandler: Sendable {
             for topic in request.topics {
                 var result = CreatePartitionsResponse.CreatePartitionsTopicResult(name: topic.name)
                 do throws(Refusal) {
-                    try controller.grow(
-                        topic.name,
-                        to: topic.count,
-                        assignments: topic.assignments?.map(\.brokerIds),
-                        validateOnly: request.validateOnly
-                    )
+                    let added = Int(topic.count) - (controller.metadata.image.topic(topic.name)?.partitions.count ?? 0)
+                    let assignments = topic.assignments?.map(\.brokerIds)
+                    try controller.grow(topic.name, to: topic.count, assignments: assignments, validateOnly: true)
+                    if !request.validateOnly {
+                        try controller.admitMutations(added, strictFrom: 3, context)
+                        try controller.grow(topic.name, to: topic.count, assignments: assignments, validateOnly: false)
+                    }
                 } catch {
                     result.errorCode = error.code.rawValue
                     result.errorMessage = error.message

@@ -29,10 +29,13 @@ struct Refusal: Error, Equatable {
 /// Makes changes of the metadata, one at a time, on a thread of its own, and carries them out on this node.
 final class Controller: Sendable {
     let metadata: MetadataStore
-    private let configuration: BrokerConfiguration
+    /// What clients may use; follows the metadata.
+    let quotas = QuotaManager()
+    /// The node's settings.
+    let live: LiveConfiguration
     private let logs: LogManager
-    private let registry: PartitionRegistry
-    private let logger: Logger
+    let registry: PartitionRegistry
+    let logger: Logger
     private let thread: NIOThreadPool
     private let onDeleted = Mutex<(@Sendable ([String]) -> Void)?>(nil)
     /// Producer ids that are reserved and not given out.
@@ -40,14 +43,14 @@ final class Controller: Sendable {
     private static let producerIDBlock: Int64 = 1000
 
     init(
-        configuration: BrokerConfiguration,
+        live: LiveConfiguration,
         metadata: MetadataStore,
         logs: LogManager,
         registry: PartitionRegistry,
         thread: NIOThreadPool,
         logger: Logger
     ) {
-        self.configuration = configuration
+        self.live = live
         self.metadata = metadata
         self.logs = logs
         self.registry = registry
@@ -63,9 +66,14 @@ final class Controller: Sendable {
     /// Sets what is told the names of deleted topics.
     func whenDeleted(_ handler: @escaping @Sendable ([String]) -> Void) { onDeleted.withLock { $0 = handler } }
 
+    private var configuration: BrokerConfiguration { live.current }
+
+    /// Seconds of a quota that may be used at once.
+    var quotaWindow: Double { Double(configuration.quotaWindowSeconds) }
+
     private func now() -> Timestamp { Timestamp(mdc_wall_clock_ms()) }
 
-    private func commit(_ records: [MetadataRecord]) throws(Refusal) {
+    func commit(_ records: [MetadataRecord]) throws(Refusal) {
         do throws(BrokerError) {
             try metadata.commit(records, now: now())
         } catch {
@@ -78,6 +86,7 @@ final class Controller: Sendable {
 
     /// Begins this node's run and puts its partitions into service.
     func start() throws(Refusal) {
+        restoreConfiguration()
         var records: [MetadataRecord] = []
         let image = metadata.image
         if image.clusterID.isEmpty {
@@ -88,6 +97,7 @@ final class Controller: Sendable {
         records.append(.nodeStarted(id: node, brokerEpoch: (image.brokerEpochs[node] ?? -1) + 1))
         try commit(records)
         let started = metadata.image
+        quotas.update(started.quotas, window: quotaWindow)
         removeLeftovers(started)
         for topic in started.topics.values {
             do throws(LogError) {
@@ -161,7 +171,7 @@ final class Controller: Sendable {
         registry.add(partitions)
     }
 
-    private func minInSync(_ configs: [String: String]) -> Int32 {
+    func minInSync(_ configs: [String: String]) -> Int32 {
         configs["min.insync.replicas"].flatMap { Int32($0) } ?? configuration.minInSyncReplicas
     }
 
@@ -235,6 +245,9 @@ final class Controller: Sendable {
             throw Refusal(code: .invalidConfig, message: problem)
         }
         let replicas = try replicas(of: new)
+        if !isInternal, let problem = policyProblem(new.name, partitions: replicas.count) {
+            throw Refusal(code: .policyViolation, message: problem)
+        }
         var random = SystemRandomNumberGenerator()
         return TopicImage(
             name: new.name,
@@ -318,6 +331,9 @@ final class Controller: Sendable {
         }
         let added = Int(count) - current
         if topic.isInternal { throw Refusal(code: .invalidTopicException, message: "\(name) is kept for the broker") }
+        if let problem = policyProblem(name, partitions: Int(count)) {
+            throw Refusal(code: .policyViolation, message: problem)
+        }
         if let assignments {
             guard assignments.count == added, assignments.allSatisfy({ $0 == [configuration.nodeID] }) else {
                 throw Refusal(

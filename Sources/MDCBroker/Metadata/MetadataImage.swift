@@ -33,12 +33,16 @@ struct MetadataImage: Sendable {
     /// Topics that were deleted: folders with these ids are leftovers.
     private(set) var deleted: Set<TopicID> = []
     private(set) var brokerConfigs: [Int32?: [String: String]] = [:]
-    /// The settings of groups that set any.
+    /// Settings of groups, by name.
     private(set) var groupConfigs: [String: [String: String]] = [:]
     private(set) var nextProducerID: Int64 = 0
+    private(set) var quotas = QuotaTable()
 
     func topic(_ name: String) -> TopicImage? { topics[name] }
     func topic(_ id: TopicID) -> TopicImage? { names[id].flatMap { topics[$0] } }
+
+    /// Forgets deleted topics but those in `kept`.
+    mutating func forgetDeleted(keeping kept: Set<TopicID>) { deleted.formIntersection(kept) }
 
     /// Applies one change. Changes of topics that are gone have no effect.
     mutating func apply(_ record: MetadataRecord) {
@@ -74,6 +78,8 @@ struct MetadataImage: Sendable {
         case .configChanged(.group(let name), let key, let value):
             groupConfigs[name, default: [:]][key] = value
             if groupConfigs[name]?.isEmpty == true { groupConfigs[name] = nil }
+        case .quotaChanged(let entity, let key, let value): quotas.set(entity, key, value)
+        case .snapshotEnd: break
         case .producerIDsReserved(let next): nextProducerID = max(nextProducerID, next)
         }
     }

@@ -31,6 +31,10 @@ enum MetadataRecord: Equatable, Sendable {
     case configChanged(ConfigResource, key: String, value: String?)
     /// Producer ids below `next` may have been given out.
     case producerIDsReserved(next: Int64)
+    /// A nil value removes the quota.
+    case quotaChanged(QuotaEntity, QuotaKey, value: Double?)
+    /// Last record of a snapshot: so many are before it.
+    case snapshotEnd(records: Int64)
 
     private static let version: UInt8 = 1
 
@@ -87,6 +91,19 @@ enum MetadataRecord: Equatable, Sendable {
         case .producerIDsReserved(let next):
             writer.integer(7 as UInt8)
             writer.integer(next)
+        case .quotaChanged(let entity, let key, let value):
+            writer.integer(8 as UInt8)
+            try writer.arrayCount("entity", entity.parts.count, flexible: true)
+            for (type, name) in entity.parts {
+                try writer.string("type", type, flexible: true)
+                try writer.nullableString("name", name, flexible: true)
+            }
+            try writer.string("key", key.rawValue, flexible: true)
+            writer.integer((value == nil ? 0 : 1) as UInt8)
+            writer.integer(value?.bitPattern ?? 0)
+        case .snapshotEnd(let records):
+            writer.integer(9 as UInt8)
+            writer.integer(records)
         }
         return writer.buffer
     }
@@ -147,9 +164,24 @@ enum MetadataRecord: Equatable, Sendable {
                 value: try reader.nullableString("value", flexible: true)
             )
         case 7: self = .producerIDsReserved(next: try reader.integer("next"))
+        case 8: self = try Self.readQuota(&reader)
+        case 9: self = .snapshotEnd(records: try reader.integer("records"))
         default: throw Self.unknown("kind \(kind)")
         }
         try reader.finish("MetadataRecord")
+    }
+
+    private static func readQuota(_ reader: inout MessageReader) throws(ProtocolError) -> MetadataRecord {
+        var entity = QuotaEntity()
+        for _ in 0..<(try reader.arrayCount("entity", flexible: true, minimumSize: 2) ?? 0) {
+            let type = try reader.string("type", flexible: true)
+            entity[type] = try reader.nullableString("name", flexible: true).map { .named($0) } ?? .everyone
+        }
+        let name = try reader.string("key", flexible: true)
+        guard let key = QuotaKey(rawValue: name) else { throw unknown("the quota \(name)") }
+        let isSet: UInt8 = try reader.integer("isSet")
+        let bits: UInt64 = try reader.integer("value")
+        return .quotaChanged(entity, key, value: isSet == 0 ? nil : Double(bitPattern: bits))
     }
 
     private static func unknown(_ what: String) -> ProtocolError {

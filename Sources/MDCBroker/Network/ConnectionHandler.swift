@@ -31,11 +31,14 @@ final class ConnectionHandler: ChannelDuplexHandler {
     private var hasTakenRequest = false
     private var lastActivity: NIODeadline
     private var idleTimer: Scheduled<Void>?
+    private let initialMute: Int32
 
-    init(server: ServerContext, connection: Connection) {
+    /// - Parameter mutedFor: milliseconds before the first request is taken.
+    init(server: ServerContext, connection: Connection, mutedFor initialMute: Int32 = 0) {
+        self.initialMute = initialMute
         self.server = server
         self.connection = connection
-        let configuration = server.configuration
+        let configuration = server.live.started
         decoder = FrameDecoder(maximumFrameSize: configuration.requestMaxBytes)
         machine = ConnectionStateMachine(
             limits: .init(
@@ -52,6 +55,7 @@ final class ConnectionHandler: ChannelDuplexHandler {
         self.context = context
         connection.handler = self
         scheduleIdleCheck()
+        if initialMute > 0 { mute(milliseconds: initialMute) }
     }
 
     func handlerRemoved(context: ChannelHandlerContext) { detach() }
@@ -98,7 +102,7 @@ final class ConnectionHandler: ChannelDuplexHandler {
     }
 
     private func scheduleIdleCheck() {
-        let limit = server.configuration.connectionsMaxIdleMilliseconds
+        let limit = server.live.current.connectionsMaxIdleMilliseconds
         guard limit >= 0, let context else { return }
         let deadline = lastActivity + .milliseconds(Swift.min(limit, 1 << 40))
         idleTimer = context.eventLoop.assumeIsolated().scheduleTask(deadline: deadline) { [weak self] in
@@ -195,7 +199,18 @@ final class ConnectionHandler: ChannelDuplexHandler {
             receivedAt: mdc_monotonic_ns()
         )
         body = ByteBuffer()
+        let quotas = server.quotas
+        guard quotas.limits(.requestPercentage) else { return server.handlers.handle(request) }
+        // What earlier requests took is told with this one: the time of this one is not known before it is done.
+        request.throttle(quotas.delay(.requestPercentage, clientID: header.clientId, now: request.receivedAt))
         server.handlers.handle(request)
+        let done = mdc_monotonic_ns()
+        _ = quotas.record(
+            .requestPercentage,
+            clientID: header.clientId,
+            Double(done &- request.receivedAt),
+            now: done
+        )
     }
 
     private static func bareHeader(_ frame: ByteBuffer) -> RequestHeader? {
@@ -291,12 +306,19 @@ final class ConnectionHandler: ChannelDuplexHandler {
     }
 
     /// Takes nothing from the client for a while (KIP-219).
-    func mute(milliseconds: Int64) {
+    func mute(milliseconds: Int32) {
+        guard context != nil, milliseconds > 0 else { return }
+        machine.mute(until: mdc_monotonic_ns() + UInt64(milliseconds) * 1_000_000)
+        scheduleUnmute()
+    }
+
+    private func scheduleUnmute() {
         guard let context else { return }
-        machine.mute()
-        context.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(milliseconds)) { [weak self] in
-            self?.machine.unmute()
-            self?.resumeReading()
+        let now = mdc_monotonic_ns()
+        let left = machine.mutedUntil > now ? machine.mutedUntil - now : 0
+        context.eventLoop.assumeIsolated().scheduleTask(in: .nanoseconds(Int64(left))) { [weak self] in
+            guard let self, self.context != nil, self.machine.mutedUntil > 0 else { return }
+            if self.machine.unmute(now: mdc_monotonic_ns()) { self.resumeReading() } else { self.scheduleUnmute() }
         }
     }
 }

@@ -34,7 +34,8 @@ struct ConnectionStateMachine<Response> {
     /// Bytes handed to the channel and not yet written out.
     private(set) var unflushedBytes = 0
     private var readyBytes = 0
-    private var isMuted = false
+    /// Nothing is taken before this moment; 0 where nobody is muted.
+    private(set) var mutedUntil: UInt64 = 0
 
     init(limits: Limits) { self.limits = limits }
 
@@ -44,7 +45,7 @@ struct ConnectionStateMachine<Response> {
     /// Whether another request may be taken from what was received.
     var mayTakeRequest: Bool {
         guard case .open = phase else { return false }
-        return !isMuted && slots.count < limits.inFlightRequests
+        return mutedUntil == 0 && slots.count < limits.inFlightRequests
             && readyBytes + unflushedBytes < limits.pendingResponseBytes
     }
 
@@ -102,9 +103,15 @@ struct ConnectionStateMachine<Response> {
     /// Bytes have left for the peer.
     mutating func wrote(_ bytes: Int) { unflushedBytes -= bytes }
 
-    /// The client exceeded its share: nothing is taken from it until ``unmute()`` (KIP-219).
-    mutating func mute() { isMuted = true }
-    mutating func unmute() { isMuted = false }
+    /// The client exceeded its share: nothing is taken from it until then (KIP-219). Monotonic nanoseconds; the latest counts.
+    mutating func mute(until moment: UInt64) { mutedUntil = max(mutedUntil, moment) }
+
+    /// Ends the mute if its time is up; returns whether it was.
+    mutating func unmute(now: UInt64) -> Bool {
+        guard mutedUntil > 0, now >= mutedUntil else { return false }
+        mutedUntil = 0
+        return true
+    }
 
     /// The broker stops.
     mutating func drain() { if case .open = phase { phase = .draining } }

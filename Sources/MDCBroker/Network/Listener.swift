@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CMDCSystem
 import Logging
 import NIOCore
 import NIOPosix
@@ -42,9 +43,14 @@ final class Listener: Sendable {
                     server.logger.debug("refusing a connection: too many", metadata: ["client": "\(host)"])
                     return channel.close()
                 }
+                let delay = server.quotas.connectionDelay(ip: host, now: mdc_monotonic_ns())
+                if delay == QuotaManager.longestDelay {
+                    server.connectionClosed(connection)
+                    return channel.close()
+                }
                 return channel.eventLoop.makeCompletedFuture {
                     try channel.pipeline.syncOperations.addHandler(
-                        ConnectionHandler(server: server, connection: connection)
+                        ConnectionHandler(server: server, connection: connection, mutedFor: delay)
                     )
                 }
             }

@@ -1,7 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CMDCSystem
+import DequeModule
 import NIOCore
 import Synchronization
+
+/// A request that waits for something, but not for ever.
+protocol ExpiringRequest: AnyObject, Sendable {
+    /// Whether it was answered.
+    var isFinished: Bool { get }
+    /// Answers it if its time is up. Monotonic nanoseconds. On the loop.
+    func expire(now: UInt64)
+}
 
 /// Brings work from other threads to an event loop with one wake for all that came since the last.
 ///
@@ -15,6 +25,10 @@ final class LoopWorker: Sendable {
     /// Whether `drain` runs, which flushes at its end. Only touched on the loop.
     nonisolated(unsafe) private(set) var isDraining = false
 
+    /// Requests that wait, in the order they came. Only touched on the loop.
+    nonisolated(unsafe) private var waiting: Deque<any ExpiringRequest> = []
+    nonisolated(unsafe) private var isSweeping = false
+
     private struct Inbox {
         var work: [@Sendable () -> Void] = []
         var isAwake = false
@@ -23,6 +37,28 @@ final class LoopWorker: Sendable {
     init(eventLoop: any EventLoop, metrics: LoopMetrics) {
         self.eventLoop = eventLoop
         self.metrics = metrics
+    }
+
+    /// Sees to it that `request` expires, about when it is due. Costs next to nothing where requests are answered about in
+    /// their order: no timer each.
+    func watch(_ request: any ExpiringRequest) {
+        guard eventLoop.inEventLoop else { return submit { self.watch(request) } }
+        while let first = waiting.first, first.isFinished { waiting.removeFirst() }
+        waiting.append(request)
+        if !isSweeping { scheduleSweep() }
+    }
+
+    private func scheduleSweep() {
+        isSweeping = true
+        eventLoop.scheduleTask(in: .milliseconds(100)) { self.sweep() }
+    }
+
+    private func sweep() {
+        isSweeping = false
+        let now = mdc_monotonic_ns()
+        for request in waiting where !request.isFinished { request.expire(now: now) }
+        waiting.removeAll { $0.isFinished }
+        if !waiting.isEmpty { scheduleSweep() }
     }
 
     /// Runs `work` on the loop, soon. From any thread.

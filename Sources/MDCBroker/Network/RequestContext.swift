@@ -16,6 +16,7 @@ final class RequestContext: Sendable {
     let receivedAt: UInt64
     private let slot: UInt64
     private let isFinished = Atomic<Bool>(false)
+    private let throttled = Atomic<Int32>(0)
     /// The bytes after the header. Given up when the handler has read them, so that a waiting request holds no memory.
     private let bodyStorage: Mutex<ByteBuffer>
 
@@ -50,6 +51,17 @@ final class RequestContext: Sendable {
         return try Request(from: &reader, version: version)
     }
 
+    // MARK: Throttling
+
+    /// Milliseconds that the answer tells the client to wait.
+    var throttleMilliseconds: Int32 { throttled.load(ordering: .relaxed) }
+
+    /// The client exceeded a quota: the answer says so, and nothing is taken from the connection for that long (KIP-219).
+    func throttle(_ milliseconds: Int32) {
+        guard milliseconds > 0, throttled.max(milliseconds, ordering: .relaxed).newValue == milliseconds else { return }
+        connection.onLoop { $0.mute(milliseconds: milliseconds) }
+    }
+
     // MARK: Finishing
 
     /// Answers with a message in the request's version.
@@ -59,6 +71,14 @@ final class RequestContext: Sendable {
 
     /// Answers with a message in another version: ApiVersions does.
     func respond(_ message: some ResponseMessage, version: Int16) {
+        if throttleMilliseconds > 0, var throttled = message as? any ThrottledResponse {
+            throttled.throttleTimeMs = max(throttled.throttleTimeMs, throttleMilliseconds)
+            return send(throttled, version: version)
+        }
+        send(message, version: version)
+    }
+
+    private func send(_ message: some ResponseMessage, version: Int16) {
         do throws(ProtocolError) {
             respond(frame: try Frame.response(message, version: version, correlationId: correlationID))
         } catch {

@@ -84,13 +84,25 @@ final class RequestMemory: Sendable {
 
 /// Counts connections, in all and by address.
 final class ConnectionLimiter: Sendable {
-    private let state = Mutex<(total: Int, byHost: [String: Int])>((0, [:]))
-    private let maximum: Int
-    private let maximumPerHost: Int
+    private struct State {
+        var total = 0
+        var byHost: [String: Int] = [:]
+        var maximum: Int
+        var maximumPerHost: Int
+    }
+
+    private let state: Mutex<State>
 
     init(maximum: Int, maximumPerHost: Int) {
-        self.maximum = maximum
-        self.maximumPerHost = maximumPerHost
+        state = Mutex(State(maximum: maximum, maximumPerHost: maximumPerHost))
+    }
+
+    /// Sets other bounds; connections that are open stay.
+    func set(maximum: Int, maximumPerHost: Int) {
+        state.withLock { state in
+            state.maximum = maximum
+            state.maximumPerHost = maximumPerHost
+        }
     }
 
     var count: Int { state.withLock { $0.total } }
@@ -98,7 +110,9 @@ final class ConnectionLimiter: Sendable {
     /// Whether one more connection from `host` is welcome; counts it if so.
     func admit(_ host: String) -> Bool {
         state.withLock { state in
-            guard state.total < maximum, state.byHost[host, default: 0] < maximumPerHost else { return false }
+            guard state.total < state.maximum, state.byHost[host, default: 0] < state.maximumPerHost else {
+                return false
+            }
             state.total += 1
             state.byHost[host, default: 0] += 1
             return true

@@ -6,17 +6,20 @@ import Synchronization
 
 /// What all connections share.
 final class ServerContext: Sendable {
-    let configuration: BrokerConfiguration
+    let live: LiveConfiguration
     let handlers: HandlerTable
     let memory: RequestMemory
     let limiter: ConnectionLimiter
+    let quotas: QuotaManager
     let logger: Logger
     private let nextID = Atomic<UInt64>(1)
     private let connections = Mutex<[UInt64: Connection]>([:])
     private let onClose = Mutex<(@Sendable (Connection) -> Void)?>(nil)
 
-    init(configuration: BrokerConfiguration, handlers: HandlerTable, logger: Logger) {
-        self.configuration = configuration
+    init(live: LiveConfiguration, handlers: HandlerTable, quotas: QuotaManager, logger: Logger) {
+        self.quotas = quotas
+        self.live = live
+        let configuration = live.current
         self.handlers = handlers
         self.logger = logger
         memory = RequestMemory(limit: configuration.queuedMaxRequestBytes)
@@ -24,6 +27,7 @@ final class ServerContext: Sendable {
             maximum: configuration.maxConnections,
             maximumPerHost: configuration.maxConnectionsPerIP
         )
+        live.observe { [limiter] in limiter.set(maximum: $0.maxConnections, maximumPerHost: $0.maxConnectionsPerIP) }
     }
 
     /// A connection from `host`; nil where there are too many.

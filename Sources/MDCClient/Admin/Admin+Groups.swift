@@ -17,36 +17,102 @@ extension Admin {
                 }
                 try Self.check(response.errorCode, "listing groups of broker \(broker)")
                 groups += response.groups.map {
-                    GroupListing(id: $0.groupId, protocolType: $0.protocolType, state: $0.groupState)
+                    GroupListing(
+                        id: $0.groupId,
+                        protocolType: $0.protocolType,
+                        state: $0.groupState,
+                        type: $0.groupType
+                    )
                 }
             }
             return groups.sorted { $0.id < $1.id }
         }
     }
 
-    /// Describes groups. A group that does not exist is `Dead` and empty, or throws `ClientError`
-    /// (`GROUP_ID_NOT_FOUND`), as the broker's version has it.
+    /// Describes groups, classic ones and those of the consumer protocol (KIP-848). A group that does not exist is `Dead` and
+    /// empty, or throws `ClientError` (`GROUP_ID_NOT_FOUND`), as the broker's version has it.
     public func describeGroups(_ ids: [String]) async throws -> [GroupDescription] {
         var result: [GroupDescription] = []
         for id in ids {
-            result.append(
-                try await core.coordinatorRequest(group: id, DescribeGroupsRequest.self, until: core.apiDeadline) { _ in
-                    DescribeGroupsRequest(groups: [id])
-                } read: { response in
-                    guard let group = response.groups.first else {
-                        throw ClientError(.protocolViolation, "the broker's answer leaves group '\(id)' out")
-                    }
-                    try Self.check(group.errorCode, "describing group '\(id)'", group.errorMessage)
-                    return Self.description(group)
-                }
-            )
+            do {
+                let found = try await describeClassicGroup(id)
+                // Older brokers say so of a group that is not classic.
+                let other = found.state == "Dead" ? try await describeConsumerGroup(id) : nil
+                result.append(other ?? found)
+            } catch let error as ClientError where error.errorCode == .groupIdNotFound {
+                guard let other = try await describeConsumerGroup(id) else { throw error }
+                result.append(other)
+            }
         }
         return result
+    }
+
+    private func describeClassicGroup(_ id: String) async throws -> GroupDescription {
+        try await core.coordinatorRequest(group: id, DescribeGroupsRequest.self, until: core.apiDeadline) { _ in
+            DescribeGroupsRequest(groups: [id])
+        } read: { response in
+            guard let group = response.groups.first else {
+                throw ClientError(.protocolViolation, "the broker's answer leaves group '\(id)' out")
+            }
+            try Self.check(group.errorCode, "describing group '\(id)'", group.errorMessage)
+            return Self.description(group)
+        }
+    }
+
+    /// A group of the consumer protocol; nil where there is none of that name, or where the broker does not know the protocol.
+    private func describeConsumerGroup(_ id: String) async throws -> GroupDescription? {
+        do {
+            return try await core.coordinatorRequest(
+                group: id,
+                ConsumerGroupDescribeRequest.self,
+                until: core.apiDeadline
+            ) { _ in
+                ConsumerGroupDescribeRequest(groupIds: [id])
+            } read: { response in
+                guard let group = response.groups.first else {
+                    throw ClientError(.protocolViolation, "the broker's answer leaves group '\(id)' out")
+                }
+                try Self.check(group.errorCode, "describing group '\(id)'", group.errorMessage)
+                return Self.description(group)
+            }
+        } catch let error as ClientError where error.errorCode == .groupIdNotFound || error.code == .unsupportedVersion
+        {
+            return nil
+        }
+    }
+
+    private static func description(_ group: ConsumerGroupDescribeResponse.DescribedGroup) -> GroupDescription {
+        func partitions(_ assignment: ConsumerGroupDescribeResponse.Assignment) -> [TopicPartition] {
+            assignment.topicPartitions.flatMap { topic in
+                topic.partitions.map { TopicPartition(topic: topic.topicName, partition: PartitionID($0)) }
+            }.sorted()
+        }
+        return GroupDescription(
+            id: group.groupId,
+            type: "consumer",
+            epoch: group.groupEpoch,
+            state: group.groupState,
+            protocolType: "consumer",
+            assignor: group.assignorName,
+            members: group.members.map { member in
+                GroupDescription.Member(
+                    id: member.memberId,
+                    instanceID: member.instanceId,
+                    clientID: member.clientId,
+                    clientHost: member.clientHost,
+                    assignment: partitions(member.assignment),
+                    epoch: member.memberEpoch,
+                    target: partitions(member.targetAssignment)
+                )
+            }
+        )
     }
 
     private static func description(_ group: DescribeGroupsResponse.DescribedGroup) -> GroupDescription {
         GroupDescription(
             id: group.groupId,
+            type: "classic",
+            epoch: nil,
             state: group.groupState,
             protocolType: group.protocolType,
             assignor: group.protocolData,
@@ -57,7 +123,9 @@ extension Admin {
                     instanceID: member.groupInstanceId,
                     clientID: member.clientId,
                     clientHost: member.clientHost,
-                    assignment: (assignment ?? []).sorted()
+                    assignment: (assignment ?? []).sorted(),
+                    epoch: nil,
+                    target: nil
                 )
             }
         )

@@ -138,6 +138,8 @@ public struct GroupListing: Sendable, Hashable {
     public let protocolType: String
     /// Its state, such as `Stable` or `Empty`; empty where the broker does not tell.
     public let state: String
+    /// Its protocol: `classic`, `consumer` (KIP-848) or `share`; empty where the broker does not tell.
+    public let type: String
 }
 
 /// A group.
@@ -154,11 +156,20 @@ public struct GroupDescription: Sendable, Hashable {
         public let clientHost: String
         /// Its partitions.
         public let assignment: [TopicPartition]
+        /// Its epoch; nil in a classic group.
+        public let epoch: Int32?
+        /// The partitions it is to have when the group has settled; nil in a classic group.
+        public let target: [TopicPartition]?
     }
 
     /// Its id.
     public let id: String
-    /// Its state: `Empty`, `PreparingRebalance`, `CompletingRebalance`, `Stable` or `Dead`.
+    /// Its protocol: `classic` or `consumer` (KIP-848).
+    public let type: String
+    /// Its epoch; nil in a classic group.
+    public let epoch: Int32?
+    /// Its state: `Empty`, `PreparingRebalance`, `CompletingRebalance`, `Stable` or `Dead`; in a group of the new protocol
+    /// also `Assigning` and `Reconciling`.
     public let state: String
     /// `consumer` for groups of consumers.
     public let protocolType: String

@@ -84,6 +84,7 @@ struct PartitionCheck {
             if name.hasSuffix(FileName.torn) {
                 report.notes.append("\(path)/\(name) was cut off the log's end by a recovery")
             }
+            if name.hasSuffix(FileName.metadataSnapshot) { checkBatches(name, &report) }
             for suffix in [FileName.cleaned, FileName.swap, FileName.temporary] where name.hasSuffix(suffix) {
                 report.notes.append("\(path)/\(name) is left of interrupted work; the next start sees to it")
             }
@@ -102,6 +103,24 @@ struct PartitionCheck {
                     derived(name, "producer \(id) has offset \(last.lastOffset), after the snapshot's own")
                 )
             }
+        }
+    }
+
+    /// A snapshot of the metadata is nothing but batches.
+    private func checkBatches(_ name: String, _ report: inout CheckReport) {
+        guard let bytes = read(name, &report) else { return }
+        do {
+            var batches = RecordBatchIterator(ByteBuffer(bytes: bytes))
+            while let batch = try batches.next() { _ = try batch.reader() }
+        } catch {
+            report.problems.append(
+                CheckReport.Problem(
+                    severity: .data,
+                    path: "\(path)/\(name)",
+                    position: 0,
+                    message: "the snapshot of the metadata is damaged: \(error)"
+                )
+            )
         }
     }
 
@@ -204,7 +223,10 @@ struct PartitionCheck {
                 progress(CheckProgress(bytes: found.bytes + position, totalBytes: total, path: file.path))
             }
             if let message = indexes.visit(header, at: position) { found.problems.append(derived(name, message)) }
-            if let epochs, !epochs.entries.isEmpty, epochs.epoch(at: header.baseOffset) != header.partitionLeaderEpoch {
+            // What lies before the log's start, after records were deleted, has no epoch any more.
+            if let epochs, let first = epochs.entries.first, header.baseOffset >= first.startOffset,
+                epochs.epoch(at: header.baseOffset) != header.partitionLeaderEpoch
+            {
                 found.problems.append(
                     derived(
                         FileName.leaderEpochs,

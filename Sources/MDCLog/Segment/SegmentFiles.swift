@@ -21,6 +21,8 @@ enum FileName {
     static let cleaned = ".cleaned"
     static let swap = ".swap"
     static let temporary = ".tmp"
+    /// The metadata as a whole, beside the metadata log.
+    static let metadataSnapshot = ".checkpoint"
     static let leaderEpochs = "leader-epoch-checkpoint"
     static let partitionMetadata = "partition.metadata"
 

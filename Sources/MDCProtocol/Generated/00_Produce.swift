@@ -183,7 +183,7 @@ public struct ProduceRequest: RequestMessage {
 }
 
 /// The response of Produce (API 0), versions 0–13.
-public struct ProduceResponse: ResponseMessage {
+public struct ProduceResponse: ThrottledResponse {
     /// The number of the API: 0.
     public static let apiKey: APIKey = .produce
     /// The versions whose layout we know.

@@ -458,7 +458,7 @@ public struct FetchRequest: RequestMessage {
 }
 
 /// The response of Fetch (API 1), versions 0–18.
-public struct FetchResponse: ResponseMessage {
+public struct FetchResponse: ThrottledResponse {
     /// The number of the API: 1.
     public static let apiKey: APIKey = .fetch
     /// The versions whose layout we know.

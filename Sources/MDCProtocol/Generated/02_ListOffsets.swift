@@ -192,7 +192,7 @@ public struct ListOffsetsRequest: RequestMessage {
 }
 
 /// The response of ListOffsets (API 2), versions 0–11.
-public struct ListOffsetsResponse: ResponseMessage {
+public struct ListOffsetsResponse: ThrottledResponse {
     /// The number of the API: 2.
     public static let apiKey: APIKey = .listOffsets
     /// The versions whose layout we know.

@@ -154,7 +154,7 @@ public struct MetadataRequest: RequestMessage {
 }
 
 /// The response of Metadata (API 3), versions 0–13.
-public struct MetadataResponse: ResponseMessage {
+public struct MetadataResponse: ThrottledResponse {
     /// The number of the API: 3.
     public static let apiKey: APIKey = .metadata
     /// The versions whose layout we know.

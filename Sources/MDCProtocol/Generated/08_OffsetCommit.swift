@@ -234,7 +234,7 @@ public struct OffsetCommitRequest: RequestMessage {
 }
 
 /// The response of OffsetCommit (API 8), versions 0–10.
-public struct OffsetCommitResponse: ResponseMessage {
+public struct OffsetCommitResponse: ThrottledResponse {
     /// The number of the API: 8.
     public static let apiKey: APIKey = .offsetCommit
     /// The versions whose layout we know.

@@ -255,7 +255,7 @@ public struct OffsetFetchRequest: RequestMessage {
 }
 
 /// The response of OffsetFetch (API 9), versions 0–10.
-public struct OffsetFetchResponse: ResponseMessage {
+public struct OffsetFetchResponse: ThrottledResponse {
     /// The number of the API: 9.
     public static let apiKey: APIKey = .offsetFetch
     /// The versions whose layout we know.

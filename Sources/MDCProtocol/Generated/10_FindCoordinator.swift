@@ -84,7 +84,7 @@ public struct FindCoordinatorRequest: RequestMessage {
 }
 
 /// The response of FindCoordinator (API 10), versions 0–6.
-public struct FindCoordinatorResponse: ResponseMessage {
+public struct FindCoordinatorResponse: ThrottledResponse {
     /// The number of the API: 10.
     public static let apiKey: APIKey = .findCoordinator
     /// The versions whose layout we know.

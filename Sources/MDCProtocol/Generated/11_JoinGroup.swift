@@ -156,7 +156,7 @@ public struct JoinGroupRequest: RequestMessage {
 }
 
 /// The response of JoinGroup (API 11), versions 0–9.
-public struct JoinGroupResponse: ResponseMessage {
+public struct JoinGroupResponse: ThrottledResponse {
     /// The number of the API: 11.
     public static let apiKey: APIKey = .joinGroup
     /// The versions whose layout we know.

@@ -78,7 +78,7 @@ public struct HeartbeatRequest: RequestMessage {
 }
 
 /// The response of Heartbeat (API 12), versions 0–4.
-public struct HeartbeatResponse: ResponseMessage {
+public struct HeartbeatResponse: ThrottledResponse {
     /// The number of the API: 12.
     public static let apiKey: APIKey = .heartbeat
     /// The versions whose layout we know.

@@ -132,7 +132,7 @@ public struct LeaveGroupRequest: RequestMessage {
 }
 
 /// The response of LeaveGroup (API 13), versions 0–5.
-public struct LeaveGroupResponse: ResponseMessage {
+public struct LeaveGroupResponse: ThrottledResponse {
     /// The number of the API: 13.
     public static let apiKey: APIKey = .leaveGroup
     /// The versions whose layout we know.

@@ -150,7 +150,7 @@ public struct SyncGroupRequest: RequestMessage {
 }
 
 /// The response of SyncGroup (API 14), versions 0–5.
-public struct SyncGroupResponse: ResponseMessage {
+public struct SyncGroupResponse: ThrottledResponse {
     /// The number of the API: 14.
     public static let apiKey: APIKey = .syncGroup
     /// The versions whose layout we know.

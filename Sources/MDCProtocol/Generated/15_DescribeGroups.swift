@@ -68,7 +68,7 @@ public struct DescribeGroupsRequest: RequestMessage {
 }
 
 /// The response of DescribeGroups (API 15), versions 0–6.
-public struct DescribeGroupsResponse: ResponseMessage {
+public struct DescribeGroupsResponse: ThrottledResponse {
     /// The number of the API: 15.
     public static let apiKey: APIKey = .describeGroups
     /// The versions whose layout we know.

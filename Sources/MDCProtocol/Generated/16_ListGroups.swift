@@ -72,7 +72,7 @@ public struct ListGroupsRequest: RequestMessage {
 }
 
 /// The response of ListGroups (API 16), versions 0–5.
-public struct ListGroupsResponse: ResponseMessage {
+public struct ListGroupsResponse: ThrottledResponse {
     /// The number of the API: 16.
     public static let apiKey: APIKey = .listGroups
     /// The versions whose layout we know.

@@ -68,7 +68,7 @@ public struct ApiVersionsRequest: RequestMessage {
 }
 
 /// The response of ApiVersions (API 18), versions 0–4.
-public struct ApiVersionsResponse: ResponseMessage {
+public struct ApiVersionsResponse: ThrottledResponse {
     /// The number of the API: 18.
     public static let apiKey: APIKey = .apiVersions
     /// The versions whose layout we know.

@@ -224,7 +224,7 @@ public struct CreateTopicsRequest: RequestMessage {
 }
 
 /// The response of CreateTopics (API 19), versions 0–7.
-public struct CreateTopicsResponse: ResponseMessage {
+public struct CreateTopicsResponse: ThrottledResponse {
     /// The number of the API: 19.
     public static let apiKey: APIKey = .createTopics
     /// The versions whose layout we know.

@@ -114,7 +114,7 @@ public struct DeleteTopicsRequest: RequestMessage {
 }
 
 /// The response of DeleteTopics (API 20), versions 0–6.
-public struct DeleteTopicsResponse: ResponseMessage {
+public struct DeleteTopicsResponse: ThrottledResponse {
     /// The number of the API: 20.
     public static let apiKey: APIKey = .deleteTopics
     /// The versions whose layout we know.

@@ -148,7 +148,7 @@ public struct DeleteRecordsRequest: RequestMessage {
 }
 
 /// The response of DeleteRecords (API 21), versions 0–2.
-public struct DeleteRecordsResponse: ResponseMessage {
+public struct DeleteRecordsResponse: ThrottledResponse {
     /// The number of the API: 21.
     public static let apiKey: APIKey = .deleteRecords
     /// The versions whose layout we know.

@@ -108,7 +108,7 @@ public struct InitProducerIdRequest: RequestMessage {
 }
 
 /// The response of InitProducerId (API 22), versions 0–6.
-public struct InitProducerIdResponse: ResponseMessage {
+public struct InitProducerIdResponse: ThrottledResponse {
     /// The number of the API: 22.
     public static let apiKey: APIKey = .initProducerId
     /// The versions whose layout we know.

@@ -162,7 +162,7 @@ public struct OffsetForLeaderEpochRequest: RequestMessage {
 }
 
 /// The response of OffsetForLeaderEpoch (API 23), versions 0–4.
-public struct OffsetForLeaderEpochResponse: ResponseMessage {
+public struct OffsetForLeaderEpochResponse: ThrottledResponse {
     /// The number of the API: 23.
     public static let apiKey: APIKey = .offsetForLeaderEpoch
     /// The versions whose layout we know.

@@ -206,7 +206,7 @@ public struct AddPartitionsToTxnRequest: RequestMessage {
 }
 
 /// The response of AddPartitionsToTxn (API 24), versions 0–5.
-public struct AddPartitionsToTxnResponse: ResponseMessage {
+public struct AddPartitionsToTxnResponse: ThrottledResponse {
     /// The number of the API: 24.
     public static let apiKey: APIKey = .addPartitionsToTxn
     /// The versions whose layout we know.

@@ -72,7 +72,7 @@ public struct AddOffsetsToTxnRequest: RequestMessage {
 }
 
 /// The response of AddOffsetsToTxn (API 25), versions 0–4.
-public struct AddOffsetsToTxnResponse: ResponseMessage {
+public struct AddOffsetsToTxnResponse: ThrottledResponse {
     /// The number of the API: 25.
     public static let apiKey: APIKey = .addOffsetsToTxn
     /// The versions whose layout we know.

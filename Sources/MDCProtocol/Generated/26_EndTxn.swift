@@ -72,7 +72,7 @@ public struct EndTxnRequest: RequestMessage {
 }
 
 /// The response of EndTxn (API 26), versions 0–5.
-public struct EndTxnResponse: ResponseMessage {
+public struct EndTxnResponse: ThrottledResponse {
     /// The number of the API: 26.
     public static let apiKey: APIKey = .endTxn
     /// The versions whose layout we know.

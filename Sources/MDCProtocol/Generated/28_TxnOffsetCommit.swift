@@ -218,7 +218,7 @@ public struct TxnOffsetCommitRequest: RequestMessage {
 }
 
 /// The response of TxnOffsetCommit (API 28), versions 0–5.
-public struct TxnOffsetCommitResponse: ResponseMessage {
+public struct TxnOffsetCommitResponse: ThrottledResponse {
     /// The number of the API: 28.
     public static let apiKey: APIKey = .txnOffsetCommit
     /// The versions whose layout we know.

@@ -96,7 +96,7 @@ public struct DescribeAclsRequest: RequestMessage {
 }
 
 /// The response of DescribeAcls (API 29), versions 0–3.
-public struct DescribeAclsResponse: ResponseMessage {
+public struct DescribeAclsResponse: ThrottledResponse {
     /// The number of the API: 29.
     public static let apiKey: APIKey = .describeAcls
     /// The versions whose layout we know.

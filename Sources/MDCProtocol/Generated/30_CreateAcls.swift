@@ -134,7 +134,7 @@ public struct CreateAclsRequest: RequestMessage {
 }
 
 /// The response of CreateAcls (API 30), versions 0–3.
-public struct CreateAclsResponse: ResponseMessage {
+public struct CreateAclsResponse: ThrottledResponse {
     /// The number of the API: 30.
     public static let apiKey: APIKey = .createAcls
     /// The versions whose layout we know.

@@ -134,7 +134,7 @@ public struct DeleteAclsRequest: RequestMessage {
 }
 
 /// The response of DeleteAcls (API 31), versions 0–3.
-public struct DeleteAclsResponse: ResponseMessage {
+public struct DeleteAclsResponse: ThrottledResponse {
     /// The number of the API: 31.
     public static let apiKey: APIKey = .deleteAcls
     /// The versions whose layout we know.

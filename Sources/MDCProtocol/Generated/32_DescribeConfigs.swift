@@ -128,7 +128,7 @@ public struct DescribeConfigsRequest: RequestMessage {
 }
 
 /// The response of DescribeConfigs (API 32), versions 0–4.
-public struct DescribeConfigsResponse: ResponseMessage {
+public struct DescribeConfigsResponse: ThrottledResponse {
     /// The number of the API: 32.
     public static let apiKey: APIKey = .describeConfigs
     /// The versions whose layout we know.

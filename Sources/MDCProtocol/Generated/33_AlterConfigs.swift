@@ -154,7 +154,7 @@ public struct AlterConfigsRequest: RequestMessage {
 }
 
 /// The response of AlterConfigs (API 33), versions 0–2.
-public struct AlterConfigsResponse: ResponseMessage {
+public struct AlterConfigsResponse: ThrottledResponse {
     /// The number of the API: 33.
     public static let apiKey: APIKey = .alterConfigs
     /// The versions whose layout we know.

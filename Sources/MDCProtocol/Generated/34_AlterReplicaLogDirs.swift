@@ -142,7 +142,7 @@ public struct AlterReplicaLogDirsRequest: RequestMessage {
 }
 
 /// The response of AlterReplicaLogDirs (API 34), versions 0–2.
-public struct AlterReplicaLogDirsResponse: ResponseMessage {
+public struct AlterReplicaLogDirsResponse: ThrottledResponse {
     /// The number of the API: 34.
     public static let apiKey: APIKey = .alterReplicaLogDirs
     /// The versions whose layout we know.

@@ -98,7 +98,7 @@ public struct DescribeLogDirsRequest: RequestMessage {
 }
 
 /// The response of DescribeLogDirs (API 35), versions 0–5.
-public struct DescribeLogDirsResponse: ResponseMessage {
+public struct DescribeLogDirsResponse: ThrottledResponse {
     /// The number of the API: 35.
     public static let apiKey: APIKey = .describeLogDirs
     /// The versions whose layout we know.

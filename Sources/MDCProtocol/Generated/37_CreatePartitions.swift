@@ -154,7 +154,7 @@ public struct CreatePartitionsRequest: RequestMessage {
 }
 
 /// The response of CreatePartitions (API 37), versions 0–3.
-public struct CreatePartitionsResponse: ResponseMessage {
+public struct CreatePartitionsResponse: ThrottledResponse {
     /// The number of the API: 37.
     public static let apiKey: APIKey = .createPartitions
     /// The versions whose layout we know.

@@ -130,7 +130,7 @@ public struct CreateDelegationTokenRequest: RequestMessage {
 }
 
 /// The response of CreateDelegationToken (API 38), versions 0–3.
-public struct CreateDelegationTokenResponse: ResponseMessage {
+public struct CreateDelegationTokenResponse: ThrottledResponse {
     /// The number of the API: 38.
     public static let apiKey: APIKey = .createDelegationToken
     /// The versions whose layout we know.

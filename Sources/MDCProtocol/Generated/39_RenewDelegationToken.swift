@@ -62,7 +62,7 @@ public struct RenewDelegationTokenRequest: RequestMessage {
 }
 
 /// The response of RenewDelegationToken (API 39), versions 0–2.
-public struct RenewDelegationTokenResponse: ResponseMessage {
+public struct RenewDelegationTokenResponse: ThrottledResponse {
     /// The number of the API: 39.
     public static let apiKey: APIKey = .renewDelegationToken
     /// The versions whose layout we know.

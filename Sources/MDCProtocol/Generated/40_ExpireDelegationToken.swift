@@ -62,7 +62,7 @@ public struct ExpireDelegationTokenRequest: RequestMessage {
 }
 
 /// The response of ExpireDelegationToken (API 40), versions 0–2.
-public struct ExpireDelegationTokenResponse: ResponseMessage {
+public struct ExpireDelegationTokenResponse: ThrottledResponse {
     /// The number of the API: 40.
     public static let apiKey: APIKey = .expireDelegationToken
     /// The versions whose layout we know.

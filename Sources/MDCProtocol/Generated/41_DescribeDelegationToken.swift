@@ -100,7 +100,7 @@ public struct DescribeDelegationTokenRequest: RequestMessage {
 }
 
 /// The response of DescribeDelegationToken (API 41), versions 0–3.
-public struct DescribeDelegationTokenResponse: ResponseMessage {
+public struct DescribeDelegationTokenResponse: ThrottledResponse {
     /// The number of the API: 41.
     public static let apiKey: APIKey = .describeDelegationToken
     /// The versions whose layout we know.

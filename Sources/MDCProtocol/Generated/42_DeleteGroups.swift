@@ -54,7 +54,7 @@ public struct DeleteGroupsRequest: RequestMessage {
 }
 
 /// The response of DeleteGroups (API 42), versions 0–2.
-public struct DeleteGroupsResponse: ResponseMessage {
+public struct DeleteGroupsResponse: ThrottledResponse {
     /// The number of the API: 42.
     public static let apiKey: APIKey = .deleteGroups
     /// The versions whose layout we know.

@@ -116,7 +116,7 @@ public struct ElectLeadersRequest: RequestMessage {
 }
 
 /// The response of ElectLeaders (API 43), versions 0–2.
-public struct ElectLeadersResponse: ResponseMessage {
+public struct ElectLeadersResponse: ThrottledResponse {
     /// The number of the API: 43.
     public static let apiKey: APIKey = .electLeaders
     /// The versions whose layout we know.

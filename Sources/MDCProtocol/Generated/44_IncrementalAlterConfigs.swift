@@ -160,7 +160,7 @@ public struct IncrementalAlterConfigsRequest: RequestMessage {
 }
 
 /// The response of IncrementalAlterConfigs (API 44), versions 0–1.
-public struct IncrementalAlterConfigsResponse: ResponseMessage {
+public struct IncrementalAlterConfigsResponse: ThrottledResponse {
     /// The number of the API: 44.
     public static let apiKey: APIKey = .incrementalAlterConfigs
     /// The versions whose layout we know.

@@ -136,7 +136,7 @@ public struct AlterPartitionReassignmentsRequest: RequestMessage {
 }
 
 /// The response of AlterPartitionReassignments (API 45), versions 0–1.
-public struct AlterPartitionReassignmentsResponse: ResponseMessage {
+public struct AlterPartitionReassignmentsResponse: ThrottledResponse {
     /// The number of the API: 45.
     public static let apiKey: APIKey = .alterPartitionReassignments
     /// The versions whose layout we know.

@@ -88,7 +88,7 @@ public struct ListPartitionReassignmentsRequest: RequestMessage {
 }
 
 /// The response of ListPartitionReassignments (API 46), version 0.
-public struct ListPartitionReassignmentsResponse: ResponseMessage {
+public struct ListPartitionReassignmentsResponse: ThrottledResponse {
     /// The number of the API: 46.
     public static let apiKey: APIKey = .listPartitionReassignments
     /// The versions whose layout we know.

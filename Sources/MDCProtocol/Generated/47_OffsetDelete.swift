@@ -100,7 +100,7 @@ public struct OffsetDeleteRequest: RequestMessage {
 }
 
 /// The response of OffsetDelete (API 47), version 0.
-public struct OffsetDeleteResponse: ResponseMessage {
+public struct OffsetDeleteResponse: ThrottledResponse {
     /// The number of the API: 47.
     public static let apiKey: APIKey = .offsetDelete
     /// The versions whose layout we know.

@@ -110,7 +110,7 @@ public struct DescribeClientQuotasRequest: RequestMessage {
 }
 
 /// The response of DescribeClientQuotas (API 48), versions 0–1.
-public struct DescribeClientQuotasResponse: ResponseMessage {
+public struct DescribeClientQuotasResponse: ThrottledResponse {
     /// The number of the API: 48.
     public static let apiKey: APIKey = .describeClientQuotas
     /// The versions whose layout we know.

@@ -198,7 +198,7 @@ public struct AlterClientQuotasRequest: RequestMessage {
 }
 
 /// The response of AlterClientQuotas (API 49), versions 0–1.
-public struct AlterClientQuotasResponse: ResponseMessage {
+public struct AlterClientQuotasResponse: ThrottledResponse {
     /// The number of the API: 49.
     public static let apiKey: APIKey = .alterClientQuotas
     /// The versions whose layout we know.

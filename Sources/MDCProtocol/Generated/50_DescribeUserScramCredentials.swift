@@ -76,7 +76,7 @@ public struct DescribeUserScramCredentialsRequest: RequestMessage {
 }
 
 /// The response of DescribeUserScramCredentials (API 50), version 0.
-public struct DescribeUserScramCredentialsResponse: ResponseMessage {
+public struct DescribeUserScramCredentialsResponse: ThrottledResponse {
     /// The number of the API: 50.
     public static let apiKey: APIKey = .describeUserScramCredentials
     /// The versions whose layout we know.

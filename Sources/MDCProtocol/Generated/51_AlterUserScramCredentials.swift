@@ -144,7 +144,7 @@ public struct AlterUserScramCredentialsRequest: RequestMessage {
 }
 
 /// The response of AlterUserScramCredentials (API 51), version 0.
-public struct AlterUserScramCredentialsResponse: ResponseMessage {
+public struct AlterUserScramCredentialsResponse: ThrottledResponse {
     /// The number of the API: 51.
     public static let apiKey: APIKey = .alterUserScramCredentials
     /// The versions whose layout we know.

@@ -224,7 +224,7 @@ public struct AlterPartitionRequest: RequestMessage {
 }
 
 /// The response of AlterPartition (API 56), versions 0–3.
-public struct AlterPartitionResponse: ResponseMessage {
+public struct AlterPartitionResponse: ThrottledResponse {
     /// The number of the API: 56.
     public static let apiKey: APIKey = .alterPartition
     /// The versions whose layout we know.

@@ -124,7 +124,7 @@ public struct UpdateFeaturesRequest: RequestMessage {
 }
 
 /// The response of UpdateFeatures (API 57), versions 0–2.
-public struct UpdateFeaturesResponse: ResponseMessage {
+public struct UpdateFeaturesResponse: ThrottledResponse {
     /// The number of the API: 57.
     public static let apiKey: APIKey = .updateFeatures
     /// The versions whose layout we know.

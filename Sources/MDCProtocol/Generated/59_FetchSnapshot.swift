@@ -229,7 +229,7 @@ public struct FetchSnapshotRequest: RequestMessage {
 }
 
 /// The response of FetchSnapshot (API 59), versions 0–1.
-public struct FetchSnapshotResponse: ResponseMessage {
+public struct FetchSnapshotResponse: ThrottledResponse {
     /// The number of the API: 59.
     public static let apiKey: APIKey = .fetchSnapshot
     /// The versions whose layout we know.

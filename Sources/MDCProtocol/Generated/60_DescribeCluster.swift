@@ -70,7 +70,7 @@ public struct DescribeClusterRequest: RequestMessage {
 }
 
 /// The response of DescribeCluster (API 60), versions 0–2.
-public struct DescribeClusterResponse: ResponseMessage {
+public struct DescribeClusterResponse: ThrottledResponse {
     /// The number of the API: 60.
     public static let apiKey: APIKey = .describeCluster
     /// The versions whose layout we know.

@@ -82,7 +82,7 @@ public struct DescribeProducersRequest: RequestMessage {
 }
 
 /// The response of DescribeProducers (API 61), version 0.
-public struct DescribeProducersResponse: ResponseMessage {
+public struct DescribeProducersResponse: ThrottledResponse {
     /// The number of the API: 61.
     public static let apiKey: APIKey = .describeProducers
     /// The versions whose layout we know.

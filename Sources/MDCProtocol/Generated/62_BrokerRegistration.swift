@@ -200,7 +200,7 @@ public struct BrokerRegistrationRequest: RequestMessage {
 }
 
 /// The response of BrokerRegistration (API 62), versions 0–4.
-public struct BrokerRegistrationResponse: ResponseMessage {
+public struct BrokerRegistrationResponse: ThrottledResponse {
     /// The number of the API: 62.
     public static let apiKey: APIKey = .brokerRegistration
     /// The versions whose layout we know.

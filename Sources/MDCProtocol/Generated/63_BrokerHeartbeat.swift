@@ -99,7 +99,7 @@ public struct BrokerHeartbeatRequest: RequestMessage {
 }
 
 /// The response of BrokerHeartbeat (API 63), versions 0–1.
-public struct BrokerHeartbeatResponse: ResponseMessage {
+public struct BrokerHeartbeatResponse: ThrottledResponse {
     /// The number of the API: 63.
     public static let apiKey: APIKey = .brokerHeartbeat
     /// The versions whose layout we know.

@@ -46,7 +46,7 @@ public struct UnregisterBrokerRequest: RequestMessage {
 }
 
 /// The response of UnregisterBroker (API 64), version 0.
-public struct UnregisterBrokerResponse: ResponseMessage {
+public struct UnregisterBrokerResponse: ThrottledResponse {
     /// The number of the API: 64.
     public static let apiKey: APIKey = .unregisterBroker
     /// The versions whose layout we know.

@@ -46,7 +46,7 @@ public struct DescribeTransactionsRequest: RequestMessage {
 }
 
 /// The response of DescribeTransactions (API 65), version 0.
-public struct DescribeTransactionsResponse: ResponseMessage {
+public struct DescribeTransactionsResponse: ThrottledResponse {
     /// The number of the API: 65.
     public static let apiKey: APIKey = .describeTransactions
     /// The versions whose layout we know.

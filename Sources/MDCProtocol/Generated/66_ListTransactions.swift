@@ -76,7 +76,7 @@ public struct ListTransactionsRequest: RequestMessage {
 }
 
 /// The response of ListTransactions (API 66), versions 0–2.
-public struct ListTransactionsResponse: ResponseMessage {
+public struct ListTransactionsResponse: ThrottledResponse {
     /// The number of the API: 66.
     public static let apiKey: APIKey = .listTransactions
     /// The versions whose layout we know.

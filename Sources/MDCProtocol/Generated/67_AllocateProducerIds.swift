@@ -52,7 +52,7 @@ public struct AllocateProducerIdsRequest: RequestMessage {
 }
 
 /// The response of AllocateProducerIds (API 67), version 0.
-public struct AllocateProducerIdsResponse: ResponseMessage {
+public struct AllocateProducerIdsResponse: ThrottledResponse {
     /// The number of the API: 67.
     public static let apiKey: APIKey = .allocateProducerIds
     /// The versions whose layout we know.

@@ -144,7 +144,7 @@ public struct ConsumerGroupHeartbeatRequest: RequestMessage {
 }
 
 /// The response of ConsumerGroupHeartbeat (API 68), versions 0–1.
-public struct ConsumerGroupHeartbeatResponse: ResponseMessage {
+public struct ConsumerGroupHeartbeatResponse: ThrottledResponse {
     /// The number of the API: 68.
     public static let apiKey: APIKey = .consumerGroupHeartbeat
     /// The versions whose layout we know.

@@ -54,7 +54,7 @@ public struct ConsumerGroupDescribeRequest: RequestMessage {
 }
 
 /// The response of ConsumerGroupDescribe (API 69), versions 0–1.
-public struct ConsumerGroupDescribeResponse: ResponseMessage {
+public struct ConsumerGroupDescribeResponse: ThrottledResponse {
     /// The number of the API: 69.
     public static let apiKey: APIKey = .consumerGroupDescribe
     /// The versions whose layout we know.

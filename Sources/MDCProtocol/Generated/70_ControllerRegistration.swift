@@ -162,7 +162,7 @@ public struct ControllerRegistrationRequest: RequestMessage {
 }
 
 /// The response of ControllerRegistration (API 70), version 0.
-public struct ControllerRegistrationResponse: ResponseMessage {
+public struct ControllerRegistrationResponse: ThrottledResponse {
     /// The number of the API: 70.
     public static let apiKey: APIKey = .controllerRegistration
     /// The versions whose layout we know.

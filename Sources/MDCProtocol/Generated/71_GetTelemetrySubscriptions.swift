@@ -48,7 +48,7 @@ public struct GetTelemetrySubscriptionsRequest: RequestMessage {
 }
 
 /// The response of GetTelemetrySubscriptions (API 71), version 0.
-public struct GetTelemetrySubscriptionsResponse: ResponseMessage {
+public struct GetTelemetrySubscriptionsResponse: ThrottledResponse {
     /// The number of the API: 71.
     public static let apiKey: APIKey = .getTelemetrySubscriptions
     /// The versions whose layout we know.

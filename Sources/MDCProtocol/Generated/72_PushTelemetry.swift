@@ -73,7 +73,7 @@ public struct PushTelemetryRequest: RequestMessage {
 }
 
 /// The response of PushTelemetry (API 72), version 0.
-public struct PushTelemetryResponse: ResponseMessage {
+public struct PushTelemetryResponse: ThrottledResponse {
     /// The number of the API: 72.
     public static let apiKey: APIKey = .pushTelemetry
     /// The versions whose layout we know.

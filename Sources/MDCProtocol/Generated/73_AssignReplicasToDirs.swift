@@ -162,7 +162,7 @@ public struct AssignReplicasToDirsRequest: RequestMessage {
 }
 
 /// The response of AssignReplicasToDirs (API 73), version 0.
-public struct AssignReplicasToDirsResponse: ResponseMessage {
+public struct AssignReplicasToDirsResponse: ThrottledResponse {
     /// The number of the API: 73.
     public static let apiKey: APIKey = .assignReplicasToDirs
     /// The versions whose layout we know.

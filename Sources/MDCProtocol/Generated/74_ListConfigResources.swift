@@ -52,7 +52,7 @@ public struct ListConfigResourcesRequest: RequestMessage {
 }
 
 /// The response of ListConfigResources (API 74), versions 0–1.
-public struct ListConfigResourcesResponse: ResponseMessage {
+public struct ListConfigResourcesResponse: ThrottledResponse {
     /// The number of the API: 74.
     public static let apiKey: APIKey = .listConfigResources
     /// The versions whose layout we know.

@@ -131,7 +131,7 @@ public struct DescribeTopicPartitionsRequest: RequestMessage {
 }
 
 /// The response of DescribeTopicPartitions (API 75), version 0.
-public struct DescribeTopicPartitionsResponse: ResponseMessage {
+public struct DescribeTopicPartitionsResponse: ThrottledResponse {
     /// The number of the API: 75.
     public static let apiKey: APIKey = .describeTopicPartitions
     /// The versions whose layout we know.

@@ -72,7 +72,7 @@ public struct ShareGroupHeartbeatRequest: RequestMessage {
 }
 
 /// The response of ShareGroupHeartbeat (API 76), versions 0–1.
-public struct ShareGroupHeartbeatResponse: ResponseMessage {
+public struct ShareGroupHeartbeatResponse: ThrottledResponse {
     /// The number of the API: 76.
     public static let apiKey: APIKey = .shareGroupHeartbeat
     /// The versions whose layout we know.

@@ -54,7 +54,7 @@ public struct ShareGroupDescribeRequest: RequestMessage {
 }
 
 /// The response of ShareGroupDescribe (API 77), versions 0–1.
-public struct ShareGroupDescribeResponse: ResponseMessage {
+public struct ShareGroupDescribeResponse: ThrottledResponse {
     /// The number of the API: 77.
     public static let apiKey: APIKey = .shareGroupDescribe
     /// The versions whose layout we know.

@@ -293,7 +293,7 @@ public struct ShareFetchRequest: RequestMessage {
 }
 
 /// The response of ShareFetch (API 78), versions 0–2.
-public struct ShareFetchResponse: ResponseMessage {
+public struct ShareFetchResponse: ThrottledResponse {
     /// The number of the API: 78.
     public static let apiKey: APIKey = .shareFetch
     /// The versions whose layout we know.

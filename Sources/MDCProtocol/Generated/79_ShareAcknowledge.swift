@@ -192,7 +192,7 @@ public struct ShareAcknowledgeRequest: RequestMessage {
 }
 
 /// The response of ShareAcknowledge (API 79), versions 0–2.
-public struct ShareAcknowledgeResponse: ResponseMessage {
+public struct ShareAcknowledgeResponse: ThrottledResponse {
     /// The number of the API: 79.
     public static let apiKey: APIKey = .shareAcknowledge
     /// The versions whose layout we know.

@@ -114,7 +114,7 @@ public struct AddRaftVoterRequest: RequestMessage {
 }
 
 /// The response of AddRaftVoter (API 80), version 0.
-public struct AddRaftVoterResponse: ResponseMessage {
+public struct AddRaftVoterResponse: ThrottledResponse {
     /// The number of the API: 80.
     public static let apiKey: APIKey = .addRaftVoter
     /// The versions whose layout we know.

@@ -60,7 +60,7 @@ public struct RemoveRaftVoterRequest: RequestMessage {
 }
 
 /// The response of RemoveRaftVoter (API 81), version 0.
-public struct RemoveRaftVoterResponse: ResponseMessage {
+public struct RemoveRaftVoterResponse: ThrottledResponse {
     /// The number of the API: 81.
     public static let apiKey: APIKey = .removeRaftVoter
     /// The versions whose layout we know.

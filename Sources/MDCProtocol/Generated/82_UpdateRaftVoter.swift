@@ -156,7 +156,7 @@ public struct UpdateRaftVoterRequest: RequestMessage {
 }
 
 /// The response of UpdateRaftVoter (API 82), version 0.
-public struct UpdateRaftVoterResponse: ResponseMessage {
+public struct UpdateRaftVoterResponse: ThrottledResponse {
     /// The number of the API: 82.
     public static let apiKey: APIKey = .updateRaftVoter
     /// The versions whose layout we know.

@@ -120,7 +120,7 @@ public struct DescribeShareGroupOffsetsRequest: RequestMessage {
 }
 
 /// The response of DescribeShareGroupOffsets (API 90), versions 0–1.
-public struct DescribeShareGroupOffsetsResponse: ResponseMessage {
+public struct DescribeShareGroupOffsetsResponse: ThrottledResponse {
     /// The number of the API: 90.
     public static let apiKey: APIKey = .describeShareGroupOffsets
     /// The versions whose layout we know.

@@ -126,7 +126,7 @@ public struct AlterShareGroupOffsetsRequest: RequestMessage {
 }
 
 /// The response of AlterShareGroupOffsets (API 91), version 0.
-public struct AlterShareGroupOffsetsResponse: ResponseMessage {
+public struct AlterShareGroupOffsetsResponse: ThrottledResponse {
     /// The number of the API: 91.
     public static let apiKey: APIKey = .alterShareGroupOffsets
     /// The versions whose layout we know.

@@ -84,7 +84,7 @@ public struct DeleteShareGroupOffsetsRequest: RequestMessage {
 }
 
 /// The response of DeleteShareGroupOffsets (API 92), version 0.
-public struct DeleteShareGroupOffsetsResponse: ResponseMessage {
+public struct DeleteShareGroupOffsetsResponse: ThrottledResponse {
     /// The number of the API: 92.
     public static let apiKey: APIKey = .deleteShareGroupOffsets
     /// The versions whose layout we know.

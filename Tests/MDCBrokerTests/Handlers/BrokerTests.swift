@@ -138,6 +138,43 @@ struct BrokerTests {
         }
     }
 
+    @Test(
+        "Who waits longer for the disk than the request's timeout gets REQUEST_TIMED_OUT; the records stay",
+        arguments: [
+            Int16(9), 13,
+        ]
+    )
+    func produceTimeout(_ version: Int16) async throws {
+        let disk = SteppedFileSystem()
+        let fixture = BrokerFixture(fileSystem: disk)
+        try await fixture.start()
+        let client = try fixture.connect()
+        let id = try client.createTopic("t").topicId
+        _ = try client.produce("t", try Raw.batch(["before"]))
+        disk.holdSyncs()
+        let request = ProduceRequest(
+            acks: -1,
+            timeoutMs: 50,
+            topicData: [
+                .init(
+                    name: version >= 13 ? "" : "t",
+                    topicId: version >= 13 ? id : .zero,
+                    partitionData: [
+                        .init(index: 0, records: try Raw.batch(["late"])),
+                        .init(index: 7, records: try Raw.batch(["no"])),
+                    ]
+                )
+            ]
+        )
+        let answer = try client.call(request, version: version).responses[0].partitionResponses
+        disk.releaseSyncs()
+        #expect(answer.map(\.errorCode) == [ErrorCode.requestTimedOut.rawValue, 3])
+        #expect(answer[0].baseOffset == -1)
+        let next = try client.produce("t", try Raw.batch(["after"]))
+        #expect(next.errorCode == 0 && next.baseOffset == 2)
+        try await fixture.stop()
+    }
+
     @Test("An idempotent producer's repeated batch is stored once")
     func idempotence() async throws {
         try await BrokerFixture.with { fixture in

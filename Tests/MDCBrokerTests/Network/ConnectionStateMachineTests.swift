@@ -63,9 +63,13 @@ struct ConnectionStateMachineTests {
     @Test("A muted client is not read")
     func muting() {
         var machine = machine()
-        machine.mute()
+        machine.mute(until: 100)
+        machine.mute(until: 50)
+        let isEarly = machine.unmute(now: 99)
+        #expect(!isEarly)
         #expect(!machine.mayTakeRequest)
-        machine.unmute()
+        let isDue = machine.unmute(now: 100)
+        #expect(isDue)
         #expect(machine.mayTakeRequest)
     }
 

@@ -3,6 +3,7 @@
 import CMDCSystem
 import Glibc
 import Logging
+import MDCLog
 import MDCModel
 import MDCProtocol
 import NIOCore
@@ -15,11 +16,16 @@ final class BrokerFixture {
 
     let directory: String
     private let configure: (inout BrokerConfiguration) -> Void
+    private let fileSystem: any FileSystem
     private var task: Task<Void, any Error>?
     private(set) var addresses: Broker.Addresses!
     private(set) var broker: Broker!
 
-    init(_ configure: @escaping (inout BrokerConfiguration) -> Void = { _ in }) {
+    init(
+        fileSystem: any FileSystem = POSIXFileSystem(),
+        _ configure: @escaping (inout BrokerConfiguration) -> Void = { _ in }
+    ) {
+        self.fileSystem = fileSystem
         var template = Array("/tmp/mdc-broker-test-XXXXXX".utf8CString)
         directory = String(cString: mkdtemp(&template))
         self.configure = configure
@@ -33,7 +39,7 @@ final class BrokerFixture {
         configure(&configuration)
         var logger = Logger(label: "broker")
         logger.logLevel = .error
-        let broker = Broker(configuration: configuration, logger: logger)
+        let broker = Broker(configuration: configuration, logger: logger, fileSystem: fileSystem)
         self.broker = broker
         let task = Task { try await broker.run() }
         self.task = task

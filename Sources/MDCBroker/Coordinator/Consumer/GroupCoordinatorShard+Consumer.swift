@@ -26,7 +26,7 @@ extension GroupCoordinatorShard {
                 origin: origin,
                 memberID: memberID,
                 now: now,
-                settings: settings,
+                settings: settings.with(topics.groupConfigs[request.groupId]),
                 image: topics
             )
             response =
