@@ -97,6 +97,12 @@ struct TableEmitter {
               until they let go of it, where Kafka takes it for free;
             - LeaveGroup takes members of both protocols out of a consumer group;
             - patterns of subscriptions are matched in time linear in the name, with less than all of RE2 (docs/coordinators.md);
+            - share groups: where a group begins is stored before the first delivery, not with the first acknowledgement; a connection that
+              closes without a farewell gives its records back with the delivery counted; a fetch is answered as soon as anything was
+              acquired, whatever `MinBytes`; groups whose state nobody made are refused (docs/share-groups.md);
+            - EndTxn is answered when the markers are written, not when the outcome is decided, and a transaction times out on time,
+              not at the next look (docs/transactions.md);
+            - InitProducerId that names an epoch of the past is fenced before it aborts anything;
             - one node: the APIs between controllers are not announced, and no other replica is named.
 
             """

@@ -233,6 +233,28 @@ import Testing
         }
     }
 
+    /// aiokafka adds the group to the transaction before it looks for the group's coordinator.
+    @Test func groupJoinsBeforeAnyGroupIsKnown() async throws {
+        try await BrokerFixture.with(Self.small) { fixture in
+            let connection = try fixture.connect()
+            var client = try TransactionClient(connection, "id")
+            try client.begin()
+            let response = try connection.call(
+                AddOffsetsToTxnRequest(
+                    transactionalId: "id",
+                    producerId: client.producer.id,
+                    producerEpoch: client.producer.epoch,
+                    groupId: "g"
+                ),
+                version: 0
+            )
+            #expect(response.errorCode == 0)
+            let described = try connection.call(DescribeTransactionsRequest(transactionalIds: ["id"]), version: 0)
+            #expect(described.transactionStates[0].topics.map(\.topic) == ["__consumer_offsets"])
+            #expect(try client.end(commit: true) == .none)
+        }
+    }
+
     // MARK: Restart
 
     @Test func openTransactionsSurviveARestart() async throws {

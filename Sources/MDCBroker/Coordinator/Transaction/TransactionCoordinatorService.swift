@@ -213,7 +213,14 @@ final class TransactionCoordinatorService: Sendable {
         _ reply: @escaping Reply<AddOffsetsToTxnResponse>
     ) {
         guard let partition = offsetsPartition(of: request.groupId) else {
-            return reply(AddOffsetsToTxnResponse(errorCode: ErrorCode.coordinatorNotAvailable.rawValue))
+            // Some clients look for the group's coordinator only afterwards.
+            return node.prepareGroups { [self] code in
+                guard code == .none, offsetsPartition(of: request.groupId) != nil else {
+                    let told: ErrorCode = code == .none ? .coordinatorNotAvailable : code
+                    return reply(AddOffsetsToTxnResponse(errorCode: told.rawValue))
+                }
+                addOffsets(request, version: version, reply)
+            }
         }
         add(
             [partition],

@@ -32,6 +32,8 @@ struct TransactionEndMarker: Equatable, Sendable {
 protocol TransactionNode: Sendable {
     /// Calls `done`, perhaps at once, with a producer id that nobody ever had.
     func newProducerID(_ done: @escaping @Sendable (Result<Int64, CoordinatorStorageError>) -> Void)
+    /// Sees to it that groups have a place for their offsets, then calls `done`.
+    func prepareGroups(_ done: @escaping @Sendable (ErrorCode) -> Void)
     /// The epoch of the coordinator that a partition of `__transaction_state` makes this node.
     func coordinatorEpoch(partition: Int32) -> Int32
     /// Writes a marker; `done` is called, from any thread, when it is committed or cannot be written.
@@ -59,6 +61,8 @@ final class BrokerTransactionNode: TransactionNode {
             done(result.mapError { CoordinatorStorageError(code: $0.code, description: $0.message) })
         }
     }
+
+    func prepareGroups(_ done: @escaping @Sendable (ErrorCode) -> Void) { groups.prepare(done) }
 
     func coordinatorEpoch(partition: Int32) -> Int32 {
         let name = InternalTopic.transactionState.name
