@@ -110,10 +110,7 @@ extension RaftNode {
         }
     }
 
-    var quorum: Int {
-        if has(.countObservers) { return (membership.voters.count + membership.observers.count) / 2 + 1 }
-        return membership.quorum
-    }
+    var quorum: Int { membership.quorum }
 
     private mutating func becomeLeader() {
         guard require(role == .candidate, "only a candidate is elected") else { return }

@@ -162,6 +162,7 @@ extension RaftNode {
             send(.append(append), to: peer.observedDirectory ?? peer.replica, durably: false)
             progress[position].sentCommit = log.committed
             progress[position].shouldProbe = false
+            progress[position].lastSentAt = now
             if isProbing || !entries.isEmpty {
                 let bytes = entries.reduce(0) { $0 + $1.size }
                 progress[position].sent(through: entries.last?.index ?? peer.next - 1, bytes: bytes)
@@ -232,12 +233,14 @@ extension RaftNode {
         progress[position].isRecentlyActive = true
         progress[position].ackedRound = max(progress[position].ackedRound, min(heartbeat.round, readRound))
         progress[position].ackedSentAt = max(progress[position].ackedSentAt ?? 0, min(heartbeat.sentAt, now))
+        let isBehind = progress[position].match < log.lastIndex && heartbeat.sentAt > progress[position].lastSentAt
         switch progress[position].state {
         case .probing:
+            guard isBehind else { break }
             progress[position].isWaiting = false
-            if progress[position].match < log.lastIndex { progress[position].shouldProbe = true }
+            progress[position].shouldProbe = true
         case .replicating:
-            guard progress[position].match < log.lastIndex else { break }
+            guard isBehind else { break }
             if progress[position].isWindowFull(options) { progress[position].freeOne() }
             progress[position].shouldProbe = true
         case .snapshotting:

@@ -281,6 +281,9 @@ public struct RaftNode<Storage: RaftLogStorage> {
             send(.preVoteResponse(granted: false, candidacy: message.epoch + 1), to: message.from, durably: true)
         case .voteRequest:
             send(.voteResponse(granted: false), to: message.from, durably: true)
+        case .preVoteResponse(let granted, let candidacy):
+            // A voter of a lower epoch grants without going to a higher one.
+            if granted, role == .preCandidate, candidacy == epoch + 1 { countVote(true, from: message.from) }
         case .voteResponse(let granted):
             if has(.countStaleVotes), role == .candidate { countVote(granted, from: message.from) }
         default: break

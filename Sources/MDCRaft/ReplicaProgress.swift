@@ -25,6 +25,8 @@ struct ReplicaProgress: Sendable {
     var isWaiting = false
     /// Whether an empty append should find out if something was lost.
     var shouldProbe = false
+    /// When the last append was sent: an answer to an earlier heartbeat says nothing of its loss.
+    var lastSentAt: UInt64 = 0
     /// Heartbeats answered since the last chunk was sent.
     var heartbeatsSinceChunk = 0
     /// Whether it was heard from since the last check of the quorum.

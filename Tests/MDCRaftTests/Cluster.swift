@@ -167,8 +167,11 @@ struct Cluster {
     /// Makes a snapshot of what is applied, and drops the log but for `keeping` entries.
     mutating func snapshot(_ id: BrokerID, keeping: RaftIndex) {
         guard let member = members[id], let node = member.node, member.working == nil else { return }
-        let index = member.machine.applied
-        guard index > node.storage.snapshot.index, let epoch = node.storage.epoch(at: index) else { return }
+        // What a fault applied too early must not become the base of a log.
+        let index = min(member.machine.applied, node.status.commit)
+        guard index == member.machine.applied, index > node.storage.snapshot.index,
+            let epoch = node.storage.epoch(at: index)
+        else { return }
         let membership = membershipApplied(by: node, at: index)
         members[id]!.node!.storage.makeSnapshot(
             RaftSnapshotMetadata(index: index, epoch: epoch, membership: membership),
