@@ -112,6 +112,7 @@ struct TestNode {
         _ folder: TemporaryFolder = TemporaryFolder(),
         clock: ManualClock = ManualClock(),
         settings: LogSettings = LogSettings(),
+        fileSystem: any FileSystem = POSIXFileSystem(),
         _ configure: (inout LogConfiguration) -> Void = { _ in }
     ) throws {
         self.folder = folder
@@ -123,6 +124,7 @@ struct TestNode {
         configure(&configuration)
         manager = try LogManager.open(
             configuration: configuration,
+            fileSystem: fileSystem,
             clock: clock,
             logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }),
             onSyncFailure: { _ in }
