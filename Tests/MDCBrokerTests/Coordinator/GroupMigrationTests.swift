@@ -265,6 +265,21 @@ struct ClassicClient {
         #expect(isShared([classic], [consumer]))
     }
 
+    @Test func aRefusedMemberUpgradesNothing() {
+        var settings = GroupSettings()
+        settings.consumerMaxSize = 2
+        var group = GroupHarness(settings: settings, topics: topicImage())
+        var classic = [ClassicClient(), ClassicClient()]
+        stable(&classic, &group)
+        let records = group.log.count
+        var consumer = ConsumerClient(id: "third")
+        consumer.beat(&group, topics: ["t"])
+        #expect(consumer.error == .groupMaxSizeReached)
+        #expect(group.shard.consumerGroups["g"] == nil && group.log.count == records)
+        #expect(group.heartbeat(member: classic[0].id, generation: classic[0].generation) == .none)
+        #expect(isShared(classic, []))
+    }
+
     @Test func whoIsToldToJoinAndDoesNotIsFenced() {
         var group = harness()
         var classic = [ClassicClient()]

@@ -13,6 +13,7 @@ extension GroupCoordinatorShard {
         _ out: inout CoordinatorResult
     ) {
         let response: ConsumerGroupHeartbeatResponse
+        let classic = request.memberEpoch == 0 ? classicGroups[request.groupId] : nil
         if let refusal = Self.refusal(of: request, origin) {
             response = refusal
         } else if request.memberEpoch < 0 {
@@ -34,6 +35,12 @@ extension GroupCoordinatorShard {
             // A group that only came to be for a heartbeat that was refused is none.
             if let group = consumerGroups[request.groupId], group.members.isEmpty, group.epoch == 0 {
                 consumerGroups[request.groupId] = nil
+            }
+            // Nor is a classic group one that became one for it.
+            if let classic, response.errorCode != 0 {
+                consumerGroups[request.groupId] = nil
+                classicGroups[request.groupId] = classic
+                out = CoordinatorResult()
             }
         }
         // A heartbeat that changed nothing has nothing to wait for.
