@@ -105,9 +105,10 @@ struct ProduceHandler: Sendable {
         _ response: ProduceResponse.PartitionProduceResponse,
         _ version: Int16
     ) -> ProduceResponse.PartitionProduceResponse {
-        guard version < 8, response.errorMessage != nil else { return response }
+        guard version < 8, response.errorMessage != nil || !response.recordErrors.isEmpty else { return response }
         var response = response
         response.errorMessage = nil
+        response.recordErrors = []
         return response
     }
 
@@ -146,7 +147,27 @@ struct ProduceHandler: Sendable {
                 logStartOffset: result.logStartOffset.rawValue
             )
         } catch {
-            return Self.failed(item, error.kafkaError, error.message)
+            var answer = Self.failed(item, error.kafkaError, error.message)
+            if error.kafkaError == .invalidRecord && partition.log.settings.isCompacted {
+                answer.recordErrors = Self.withoutKeys(item.records, partition.topicPartition)
+            }
+            return answer
+        }
+    }
+
+    /// The records that a compacted topic refuses, by their place in the batch (KIP-467): a client then knows which of its
+    /// messages are to blame and which were refused along with them.
+    private static func withoutKeys(
+        _ records: ByteBuffer?,
+        _ partition: TopicPartition
+    ) -> [ProduceResponse.BatchIndexAndErrorMessage] {
+        guard let records, let found = try? RecordBatchReader(records).records() else { return [] }
+        return found.enumerated().filter { $0.element.key == nil }.map { index, _ in
+            .init(
+                batchIndex: Int32(index),
+                batchIndexErrorMessage:
+                    "Compacted topic cannot accept message without key in topic partition \(partition)."
+            )
         }
     }
 

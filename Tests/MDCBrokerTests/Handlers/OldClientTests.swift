@@ -48,6 +48,29 @@ struct OldClientTests {
         }
     }
 
+    @Test("librdkafka wants to know which records of a batch a compacted topic refuses (KIP-467)")
+    func recordErrors() async throws {
+        try await BrokerFixture.with { fixture in
+            let client = try fixture.connect()
+            try client.createTopic("t", configs: ["cleanup.policy": "compact"])
+            var builder = RecordBatchBuilder()
+            for key in ["a", nil, "b", nil] as [String?] {
+                builder.append(
+                    key: key.map { ByteBuffer(string: $0) },
+                    value: ByteBuffer(string: "x"),
+                    timestamp: 1_700_000_000_000
+                )
+            }
+            let batch = try builder.build()
+            let refused = try client.produce("t", batch, version: 8)
+            #expect(refused.errorCode == ErrorCode.invalidRecord.rawValue)
+            #expect(refused.recordErrors.map(\.batchIndex) == [1, 3])
+            #expect(refused.recordErrors.allSatisfy { $0.batchIndexErrorMessage?.contains("t-0") == true })
+            let old = try client.produce("t", batch, version: 7)
+            #expect(old.errorCode == ErrorCode.invalidRecord.rawValue && old.recordErrors.isEmpty)
+        }
+    }
+
     @Test("A group's record may be larger than max.message.bytes: an internal topic takes it")
     func largeGroupRecords() async throws {
         try await BrokerFixture.with({ $0.groupInitialRebalanceDelay = 0 }) { fixture in
