@@ -77,6 +77,15 @@ struct ConsumeCommand: AsyncParsableCommand {
     @Flag(help: "Stop where the partitions ended when the command began. By default it goes on until Ctrl-C.")
     var untilEnd = false
 
+    @Option(
+        help: ArgumentHelp(
+            "Where to stop, in each partition: an offset, or @ and a time; what is there is not printed.",
+            discussion: "A partition without a record that young is read to where it ended when the command began.",
+            valueName: "stop"
+        )
+    )
+    var until: ConsumeStart?
+
     @Flag(help: "Only records of committed transactions.")
     var readCommitted = false
 
@@ -93,6 +102,11 @@ struct ConsumeCommand: AsyncParsableCommand {
         if let maxMessages, maxMessages < 1 {
             throw ValidationError("--max-messages is \(maxMessages): it must be at least 1")
         }
+        switch until {
+        case .earliest?, .latest?: throw ValidationError("--until is an offset or @ and a time; see --until-end")
+        case .offset?, .time?, nil: break
+        }
+        if until != nil && untilEnd { throw ValidationError("--until and --until-end exclude each other") }
         if format != nil && output == .json { throw ValidationError("--format and -o json exclude each other") }
         if let number = partition.first(where: { $0 < 0 }) {
             throw ValidationError("--partition is \(number): partitions count from 0")
@@ -157,7 +171,8 @@ struct ConsumeCommand: AsyncParsableCommand {
     }
 
     private func read(_ consumer: Consumer, _ partitions: [TopicPartition], _ interrupts: Interrupts) async throws {
-        let ends = untilEnd ? try await consumer.endOffsets(partitions) : [:]
+        let stops = untilEnd || until != nil
+        let ends = try await ends(consumer, partitions)
         if group != nil {
             try await consumer.subscribe([topic])
         } else {
@@ -170,12 +185,12 @@ struct ConsumeCommand: AsyncParsableCommand {
             let records = try await consumer.poll(maxRecords: min(500, left), timeout: .milliseconds(200))
             for record in records {
                 // What came after the command began is not asked for.
-                if untilEnd, let end = ends[record.topicPartition], record.offset >= end { continue }
+                if let end = ends[record.topicPartition], record.offset >= end { continue }
                 printer.add(record)
                 left -= 1
             }
             printer.flush()
-            guard untilEnd else { continue }
+            guard stops else { continue }
             let assigned = consumer.assignment
             if assigned.isEmpty {
                 // A member may be given nothing, because others have it all.
@@ -187,6 +202,19 @@ struct ConsumeCommand: AsyncParsableCommand {
                 idleSince = nil
                 if try assigned.allSatisfy({ try isAtEnd($0, ends, consumer) }) { return }
             }
+        }
+    }
+
+    /// Where each partition is read to; empty for no end.
+    private func ends(_ consumer: Consumer, _ partitions: [TopicPartition]) async throws -> [TopicPartition: Offset] {
+        switch until {
+        case .offset(let offset)?: return Dictionary(uniqueKeysWithValues: partitions.map { ($0, Offset(offset)) })
+        case .time(let time)?:
+            let found = try await consumer.offsetsForTimes(
+                Dictionary(uniqueKeysWithValues: partitions.map { ($0, time) })
+            )
+            return try await consumer.endOffsets(partitions).merging(found.mapValues(\.offset)) { $1 }
+        case .earliest?, .latest?, nil: return untilEnd ? try await consumer.endOffsets(partitions) : [:]
         }
     }
 

@@ -41,6 +41,9 @@ private struct GroupReport: Encodable {
         let clientID: String
         let host: String
         let assignment: [Assigned]
+        /// In groups of the consumer protocol: its epoch, and what it is to have when the group has settled.
+        @Nullable var epoch: Int32?
+        @Nullable var target: [Assigned]?
     }
 
     struct Partition: Encodable {
@@ -54,6 +57,8 @@ private struct GroupReport: Encodable {
     }
 
     let group: String
+    let type: String
+    @Nullable var epoch: Int32?
     let state: String
     let protocolType: String
     let assignor: String
@@ -79,6 +84,8 @@ private struct GroupReport: Encodable {
         let ends = existing.isEmpty ? [:] : try await admin.endOffsets(existing)
 
         group = description.id
+        type = description.type
+        epoch = description.epoch
         state = description.state
         protocolType = description.protocolType
         assignor = description.assignor
@@ -109,12 +116,6 @@ private struct GroupReport: Encodable {
             }
             return found
         } catch let error as ClientError where error.errorCode == .groupIdNotFound {
-            // The old request does not show groups of the new protocol either.
-            if try await admin.listGroups().contains(where: { $0.id == name }) {
-                throw CommandError(
-                    "group '\(name)' uses the new consumer protocol (KIP-848), whose members cannot be shown yet"
-                )
-            }
             throw CommandError.noGroup(name)
         }
     }
@@ -125,23 +126,38 @@ private struct GroupReport: Encodable {
             instance: member.instanceID,
             clientID: member.clientID,
             host: member.clientHost,
-            assignment: Dictionary(grouping: member.assignment, by: \.topic).sorted { $0.key < $1.key }.map {
-                Assigned(topic: $0.key, partitions: $0.value.map(\.partition.rawValue).sorted())
-            }
+            assignment: assigned(member.assignment),
+            epoch: member.epoch,
+            target: member.target.map(assigned)
         )
     }
 
+    private static func assigned(_ partitions: [TopicPartition]) -> [Assigned] {
+        Dictionary(grouping: partitions, by: \.topic).sorted { $0.key < $1.key }.map {
+            Assigned(topic: $0.key, partitions: $0.value.map(\.partition.rawValue).sorted())
+        }
+    }
+
     var text: String {
-        var text = "group \(group)   state \(state)"
+        var text = "group \(group)   type \(type)   state \(state)"
+        if let epoch { text += "   epoch \(epoch)" }
         if !assignor.isEmpty { text += "   assignor \(assignor)" }
         text += "   members \(members.count)   total lag \(totalLag)\n"
         if !members.isEmpty {
-            var table = Table([.text("MEMBER"), .text("CLIENT"), .text("HOST"), .text("PARTITIONS")])
+            let isConsumer = type == "consumer"
+            var table = Table(
+                [.text("MEMBER"), .text("CLIENT"), .text("HOST")]
+                    + (isConsumer ? [.number("EPOCH"), .text("PARTITIONS"), .text("TARGET")] : [.text("PARTITIONS")])
+            )
             for member in members {
-                let assignment = member.assignment.map { "\($0.topic)[\(Self.ranges($0.partitions))]" }
-                table.add([
-                    member.instance ?? member.member, member.clientID, member.host, assignment.joined(separator: " "),
-                ])
+                let partitions = Self.text(member.assignment)
+                // A target is worth a look while it is not reached.
+                let target = member.target.map(Self.text) ?? ""
+                let rest =
+                    isConsumer
+                    ? [member.epoch.map { "\($0)" } ?? "-", partitions, target == partitions ? "" : target]
+                    : [partitions]
+                table.add([member.instance ?? member.member, member.clientID, member.host] + rest)
             }
             text += "\n" + table.rendered()
         }
@@ -160,6 +176,10 @@ private struct GroupReport: Encodable {
             ])
         }
         return text + "\n" + table.rendered()
+    }
+
+    private static func text(_ assignment: [Assigned]) -> String {
+        assignment.map { "\($0.topic)[\(ranges($0.partitions))]" }.joined(separator: " ")
     }
 
     /// `[0, 1, 2, 5]` as `0-2,5`.

@@ -23,19 +23,20 @@ extension GroupCommand {
         private struct Row: Encodable {
             let group: String
             let state: String
+            let type: String
             let protocolType: String
         }
 
         func run() async throws {
             let rows = try await connection.withAdmin { admin in
                 try await admin.listGroups().map {
-                    Row(group: $0.id, state: $0.state, protocolType: $0.protocolType)
+                    Row(group: $0.id, state: $0.state, type: $0.type, protocolType: $0.protocolType)
                 }
             }
             try output.print(rows) {
                 if rows.isEmpty { return "no groups: a consumer makes one, such as `mdc consume TOPIC --group NAME`\n" }
-                var table = Table([.text("GROUP"), .text("STATE"), .text("PROTOCOL")])
-                for row in rows { table.add([row.group, row.state, row.protocolType]) }
+                var table = Table([.text("GROUP"), .text("STATE"), .text("TYPE"), .text("PROTOCOL")])
+                for row in rows { table.add([row.group, row.state, row.type, row.protocolType]) }
                 return table.rendered()
             }
         }

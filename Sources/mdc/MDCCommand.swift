@@ -17,8 +17,10 @@ struct MDCCommand: AsyncParsableCommand {
             GroupCommand.self,
             TransactionCommand.self,
             ConfigCommand.self,
+            QuotaCommand.self,
             ClusterCommand.self,
             APIVersionsCommand.self,
+            CompletionCommand.self,
             ProduceCommand.self,
             ConsumeCommand.self,
         ]

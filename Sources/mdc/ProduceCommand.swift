@@ -58,6 +58,15 @@ struct ProduceCommand: AsyncParsableCommand {
     )
     var header: [KeyValueArgument] = []
 
+    @Option(
+        help: ArgumentHelp(
+            "How a line is read: value (with --key-separator a key before it), or json.",
+            discussion:
+                "An object in the form that `mdc consume -o json` prints; topic, partition, offset and timestamp are passed over."
+        )
+    )
+    var format = LineFormat.value
+
     @Option(name: .shortAndLong, help: "The partition; chosen by key, or spread, when absent.")
     var partition: Int32?
 
@@ -66,6 +75,9 @@ struct ProduceCommand: AsyncParsableCommand {
 
     func validate() throws {
         if keySeparator == "" { throw ValidationError("--key-separator is empty: name what divides key and value") }
+        if format == .json && keySeparator != nil {
+            throw ValidationError("--key-separator and --format json exclude each other: the object has the key")
+        }
         if let partition, partition < 0 {
             throw ValidationError("--partition is \(partition): partitions count from 0")
         }
@@ -135,18 +147,56 @@ struct ProduceCommand: AsyncParsableCommand {
         let separator = keySeparator.map { Array($0.utf8) }
         while var line = try await lines.next() {
             let size = line.readableBytes
+            if format == .json {
+                try await send(
+                    try JSONRecord(line, number: lines.lineNumber),
+                    headers,
+                    size,
+                    lines.lineNumber,
+                    producer,
+                    tally
+                )
+                continue
+            }
             var key: ByteBuffer?
             if let separator, let at = line.readableBytesView.firstRange(of: separator) {
                 key = line.readSlice(length: at.lowerBound - line.readerIndex)
                 line.moveReaderIndex(forwardBy: separator.count)
             }
             let record = ProducerRecord(topic: topic, partition: partition, key: key, value: line, headers: headers)
-            do {
-                try await producer.enqueue(record) { tally.add($0, bytes: size) }
-            } catch let error as ClientError where error.code == .recordTooLarge {
-                let error = ClientError(error.code, "line \(lines.lineNumber): \(error.message)")
-                tally.add(.failure(error), bytes: size)
-            }
+            try await enqueue(record, size, lines.lineNumber, producer, tally)
+        }
+    }
+
+    private func send(
+        _ line: JSONRecord,
+        _ headers: [RecordHeader],
+        _ size: Int,
+        _ number: Int,
+        _ producer: Producer,
+        _ tally: ProduceTally
+    ) async throws {
+        let record = ProducerRecord(
+            topic: topic,
+            partition: partition,
+            key: line.key,
+            value: line.value,
+            headers: headers + line.headers
+        )
+        try await enqueue(record, size, number, producer, tally)
+    }
+
+    private func enqueue(
+        _ record: ProducerRecord,
+        _ size: Int,
+        _ number: Int,
+        _ producer: Producer,
+        _ tally: ProduceTally
+    ) async throws {
+        do {
+            try await producer.enqueue(record) { tally.add($0, bytes: size) }
+        } catch let error as ClientError where error.code == .recordTooLarge {
+            tally.add(.failure(ClientError(error.code, "line \(number): \(error.message)")), bytes: size)
         }
     }
 }
