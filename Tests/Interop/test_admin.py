@@ -156,6 +156,65 @@ class Settings(unittest.TestCase):
         self.assertEqual(len(json.loads(mdc(broker, "topic", "describe", "three", "-o", "json"))[0]["partitions"]), 3)
 
 
+class CommandLine(unittest.TestCase):
+    def setUp(self):
+        self.broker = BrokerProcess().start()
+        self.addCleanup(self.broker.close)
+        mdc(self.broker, "topic", "create", "t", "--partitions", "2")
+
+    def produce(self, *arguments, text):
+        return run("produce", "t", *arguments, "--bootstrap", self.broker.bootstrap, text=text)
+
+    def test_what_consume_prints_as_json_is_what_produce_reads(self):
+        lines = '{"key":"a","value":"1","headers":[{"key":"h","value":"x"}]}\n{"valueBase64":"/w==","key":null}\n'
+        sent = self.produce("--format", "json", "--partition", "0", text=lines)
+        self.assertEqual(sent.returncode, 0, sent.stderr)
+        read = mdc(self.broker, "consume", "t", "--until-end", "-o", "json")
+        records = [json.loads(line) for line in read.splitlines()]
+        self.assertEqual([(r["key"], r.get("value"), r.get("valueBase64")) for r in records],
+                         [("a", "1", None), (None, None, "/w==")])
+        self.assertEqual(records[0]["headers"], [{"key": "h", "value": "x"}])
+        again = self.produce("--format", "json", "--partition", "1", text=read)
+        self.assertEqual(again.returncode, 0, again.stderr)
+        wrong = self.produce("--format", "json", text='{"key":1}\n')
+        self.assertEqual(wrong.returncode, 1)
+        self.assertIn("line 1 is no JSON object", wrong.stderr)
+
+    def test_consume_stops_where_it_is_told(self):
+        self.assertEqual(self.produce("--partition", "0", text="a\nb\nc\n").returncode, 0)
+        self.assertEqual(mdc(self.broker, "consume", "t", "--partition", "0", "--until", "2"), "a\nb\n")
+        self.assertEqual(mdc(self.broker, "consume", "t", "--until", "@0"), "")
+        self.assertEqual(mdc(self.broker, "consume", "t", "--until", "@4102444800000"), "a\nb\nc\n")
+
+    def test_members_of_the_new_protocol_are_shown(self):
+        self.assertEqual(self.produce("--partition", "0", text="a\nb\n").returncode, 0)
+        consumer = Consumer({"bootstrap.servers": self.broker.bootstrap, "group.id": "new", "group.protocol": "consumer",
+                             "auto.offset.reset": "earliest", "enable.auto.commit": False})
+        self.addCleanup(consumer.close)
+        consumer.subscribe(["t"])
+        count = 0
+        deadline = time.monotonic() + 60
+        while count < 2 and time.monotonic() < deadline:
+            message = consumer.poll(0.5)
+            count += message is not None and message.error() is None
+        self.assertEqual(count, 2, self.broker.tail())
+        consumer.commit(asynchronous=False)
+        group = json.loads(mdc(self.broker, "group", "describe", "new", "-o", "json"))[0]
+        self.assertEqual((group["type"], group["state"], group["totalLag"]), ("consumer", "Stable", 0))
+        self.assertGreaterEqual(group["epoch"], 1)
+        self.assertEqual([member["assignment"] for member in group["members"]], [[{"topic": "t", "partitions": [0, 1]}]])
+        self.assertEqual(group["members"][0]["target"], group["members"][0]["assignment"])
+        self.assertIn("EPOCH", mdc(self.broker, "group", "describe", "new"))
+
+    def test_there_are_scripts_for_completion(self):
+        for shell, sign in [("bash", "complete"), ("zsh", "#compdef mdc"), ("fish", "complete -c 'mdc'")]:
+            result = run("completion", shell)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertIn(sign, result.stdout)
+            self.assertIn("quota", result.stdout)
+        self.assertEqual(run("completion", "tcsh").returncode, 64)
+
+
 class Instrumentation(unittest.TestCase):
     def page(self):
         broker = BrokerProcess("metrics.partitions.enable=true").start()
@@ -195,7 +254,9 @@ class Instrumentation(unittest.TestCase):
     def test_logs_are_json_where_that_is_asked_for(self):
         broker = BrokerProcess("logging.format=json").start()
         self.addCleanup(broker.close)
-        mdc(broker, "topic", "create", "logged")
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+        for future in admin.create_topics([NewTopic("logged", 1)]).values():
+            future.result(30)
         self.assertEqual(broker.terminate(), 0)
         deadline = time.monotonic() + 30
         while not any('"stopped"' in line for line in broker.log) and time.monotonic() < deadline:

@@ -40,8 +40,8 @@ struct JSONRecord {
             decoded = try JSONDecoder().decode(Line.self, from: Data(line.readableBytesView))
         } catch {
             throw CommandError(
-                "line \(number) is no JSON object with key, value and headers: \(Self.reason(error)); "
-                    + "expected for example {\"key\":\"a\",\"value\":\"1\"}"
+                "line \(number) is no JSON object with key, value and headers, such as {\"key\":\"a\",\"value\":\"1\"}: "
+                    + Self.reason(error)
             )
         }
         key = Self.bytes(decoded.key, decoded.keyBase64)
