@@ -175,6 +175,7 @@ let package = Package(
         .testTarget(
             name: "MDCRaftTests",
             dependencies: ["MDCRaft", "MDCModel"],
+            exclude: ["Scripts"],
             swiftSettings: settings
         ),
         .testTarget(

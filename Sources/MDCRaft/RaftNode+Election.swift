@@ -78,7 +78,7 @@ extension RaftNode {
         let candidacy = message.epoch + 1
         let granted =
             !hasPromisedLease && candidacy > epoch
-            && log.isUpToDate(lastIndex: request.lastIndex, lastEpoch: request.lastEpoch)
+            && (log.isUpToDate(lastIndex: request.lastIndex, lastEpoch: request.lastEpoch) || has(.voteForStaleLog))
         // A refusal tells the candidate a higher epoch, which must not be forgotten; a grant promises nothing.
         send(.preVoteResponse(granted: granted, candidacy: candidacy), to: message.from, durably: !granted)
     }

@@ -23,7 +23,7 @@ extension RaftNode {
             lastEntry: ready.entries.last,
             snapshot: ready.snapshotToInstall,
             hardState: ready.hardState,
-            appliedThrough: ready.committed.last?.index,
+            applied: ready.committed,
             selfMessages: selfMessages
         )
         outgoing = RaftReady()
@@ -47,9 +47,15 @@ extension RaftNode {
             writtenHardState = hardState
             durableEpoch = hardState.epoch
         }
-        if let snapshot = done.snapshot { log.installed(snapshot) }
+        if let snapshot = done.snapshot {
+            log.installed(snapshot)
+            appliedMembership = snapshot.membership
+        }
         if let last = done.lastEntry { log.persisted(through: last) }
-        if let applied = done.appliedThrough { log.applied(through: applied) }
+        if let last = done.applied.last { log.applied(through: last.index) }
+        for entry in done.applied {
+            if case .membership(let membership) = entry.payload { appliedMembership = membership }
+        }
         for message in done.selfMessages where message.epoch == epoch && role == .candidate {
             if case .voteResponse(let granted) = message.body { countVote(granted, from: replica) }
         }

@@ -27,6 +27,9 @@ public struct RaftNode<Storage: RaftLogStorage> {
     /// The memberships of the log, oldest first: the last committed one, or an older one, and all after it.
     var memberships: [(index: RaftIndex, membership: RaftMembership)]
 
+    /// The membership as of the last applied entry; what a snapshot of the state machine is to be stored with.
+    public internal(set) var appliedMembership: RaftMembership
+
     // Time, in ticks.
     var now: UInt64 = 0
     var electionElapsed = 0
@@ -87,7 +90,7 @@ public struct RaftNode<Storage: RaftLogStorage> {
         var lastEntry: RaftEntry?
         var snapshot: RaftSnapshotMetadata?
         var hardState: RaftHardState?
-        var appliedThrough: RaftIndex?
+        var applied: [RaftEntry]
         var selfMessages: [RaftMessage]
     }
 
@@ -148,8 +151,10 @@ public struct RaftNode<Storage: RaftLogStorage> {
         self.electionTimeout = 0
         // It may have promised a leader's lease just before it fell.
         self.ticksSinceLeader = hardState.epoch > 0 ? 0 : options.electionTicks
-        self.memberships = [(snapshot.index, snapshot.membership)]
-        self.memberships += Self.memberships(in: storage, after: snapshot.index)
+        var memberships = [(index: snapshot.index, membership: snapshot.membership)]
+        memberships += Self.memberships(in: storage, after: snapshot.index)
+        self.memberships = memberships
+        self.appliedMembership = memberships.last { $0.index <= start }!.membership
         resetElectionTimer()
         if membership.voters.count == 1, isVoter { electionElapsed = electionTimeout - 1 }
     }

@@ -50,7 +50,9 @@ struct Checker {
         case .soft(let id, let state):
             if state.role == .leader { checkLeader(id, state, in: cluster) }
         case .persisted(let id, let entries, let previous): checkLogMatching(id, entries, after: previous)
-        case .applied(let id, let entry): checkApplied(id, entry)
+        case .applied(let id, let entry, let commit):
+            if entry.index > commit { fail("apply before commit: n\(id) applies \(entry.index), commit is \(commit)") }
+            checkApplied(id, entry)
         case .installed(let id, let snapshot):
             installs += 1
             lastApplied[id] = snapshot.index

@@ -19,7 +19,7 @@ struct Cluster {
     /// What happened, for checkers.
     enum Event {
         case persisted(BrokerID, [RaftEntry], previousEpoch: RaftEpoch?)
-        case applied(BrokerID, RaftEntry)
+        case applied(BrokerID, RaftEntry, commit: RaftIndex)
         case installed(BrokerID, RaftSnapshotMetadata)
         case soft(BrokerID, RaftSoftState)
         case read(BrokerID, RaftReadState)
@@ -146,7 +146,7 @@ struct Cluster {
         network.append(contentsOf: ready.messagesAfterPersistence)
         for entry in ready.committed {
             members[id]!.machine.apply(entry)
-            events.append(.applied(id, entry))
+            events.append(.applied(id, entry, commit: members[id]!.node!.storage.hardState.commit))
         }
         members[id]!.working = nil
         members[id]!.node!.advance()
@@ -172,21 +172,11 @@ struct Cluster {
         guard index == member.machine.applied, index > node.storage.snapshot.index,
             let epoch = node.storage.epoch(at: index)
         else { return }
-        let membership = membershipApplied(by: node, at: index)
         members[id]!.node!.storage.makeSnapshot(
-            RaftSnapshotMetadata(index: index, epoch: epoch, membership: membership),
+            RaftSnapshotMetadata(index: index, epoch: epoch, membership: node.appliedMembership),
             bytes: member.machine.bytes,
             keeping: keeping
         )
-    }
-
-    private func membershipApplied(by node: RaftNode<MemoryStorage>, at index: RaftIndex) -> RaftMembership {
-        var membership = node.storage.snapshot.membership
-        for entry in node.storage.contents.entries
-        where entry.index > node.storage.snapshot.index && entry.index <= index {
-            if case .membership(let changed) = entry.payload { membership = changed }
-        }
-        return membership
     }
 
     /// The first invariant that a node with a planted fault noticed to be broken.

@@ -178,7 +178,7 @@ struct Script {
             case .soft(let id, let state):
                 let leader = state.leader.map { ", leader n\($0.node)" } ?? ""
                 lines.append("  n\(id) is \(state.role.rawValue) in epoch \(state.epoch)\(leader)")
-            case .applied(let id, let entry): lines.append("  n\(id) applies \(describe(entry))")
+            case .applied(let id, let entry, _): lines.append("  n\(id) applies \(describe(entry))")
             case .installed(let id, let snapshot): lines.append("  n\(id) installs the snapshot of \(snapshot.index)")
             case .read(let id, let read): lines.append("  n\(id) may answer read \(read.context) at \(read.index)")
             case .readFailed(let id, let context): lines.append("  n\(id) fails read \(context)")

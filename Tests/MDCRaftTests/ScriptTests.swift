@@ -32,7 +32,7 @@ enum ScriptFile {
         "persistence",
         "pinning", "pre-vote", "reads-lease", "reads-safe", "removed-node", "replication", "single", "snapshot",
         "transfer",
-        "vote-remembered", "observers-do-not-count",
+        "vote-remembered", "stale-log", "stale-vote", "one-change-at-a-time", "observers-do-not-count",
     ].sorted()
 
     static func path(_ name: String) -> String {

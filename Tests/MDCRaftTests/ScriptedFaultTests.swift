@@ -25,6 +25,17 @@
         @Test func commitByCountingAnOldEpochIsTakenBack() {
             #expect(run("old-epoch", .commitOldEpochByCounting).violation.hasPrefix("leader completeness"))
         }
+        @Test func aVoteForAStaleLogLosesAnEntry() {
+            #expect(run("stale-log", .voteForStaleLog).violation.hasPrefix("leader completeness"))
+        }
+
+        @Test func aVoteOfAnEarlierEpochElectsTwoLeaders() {
+            #expect(run("stale-vote", .countStaleVotes).violation.hasPrefix("election safety"))
+        }
+
+        @Test func twoChangesAtOnceSplitTheQuorum() {
+            #expect(run("one-change-at-a-time", .concurrentChanges).violation.hasPrefix("leader completeness"))
+        }
 
         @Test func anObserverInTheQuorumLosesAnEntry() {
             #expect(run("observers-do-not-count", .countObservers).violation.hasPrefix("leader completeness"))
