@@ -19,8 +19,8 @@ extension GroupCommand {
 
         func run() async throws {
             let groups = try await connection.withAdmin { admin in
-                var groups: [GroupReport] = []
-                for name in names { groups.append(try await GroupReport(name, admin)) }
+                var groups: [DescribedGroup] = []
+                for name in names { groups.append(try await DescribedGroup(name, admin)) }
                 return groups
             }
             try output.print(groups) { groups.map(\.text).joined(separator: "\n") }
@@ -29,7 +29,7 @@ extension GroupCommand {
 }
 
 /// What is known of a group: its members, and how far it is in each partition.
-private struct GroupReport: Encodable {
+struct GroupReport: Encodable {
     struct Assigned: Encodable {
         let topic: String
         let partitions: [Int32]
