@@ -300,6 +300,26 @@ class ShareGroupTest(unittest.TestCase):
         client.close()
         self.assertFalse(first & {message.offset() for message in more})
 
+    def test_the_command_shows_share_groups(self):
+        self.topic("seven")
+        self.configure("g")
+        seen = []
+        member = Member(self.broker, "g", ["seven"], accept, seen)
+        self.produce("seven", 3)
+        wait_until(lambda: len(seen) == 3, 60, lambda: seen)
+        row = [group for group in json.loads(self.mdc("group", "list", "-o", "json")) if group["group"] == "g"]
+        self.assertEqual(["share"], [group["type"] for group in row])
+        [group] = json.loads(self.mdc("group", "describe", "g", "-o", "json"))
+        self.assertEqual(("share", "Stable", 1), (group["type"], group["state"], len(group["members"])))
+        self.assertEqual([{"topic": "seven", "partitions": [0]}], group["members"][0]["assignment"])
+        member.stop()
+        self.assertEqual([], member.errors)
+        [group] = json.loads(self.mdc("group", "describe", "g", "-o", "json"))
+        [partition] = group["partitions"]
+        self.assertEqual((3, 0, "Empty"), (partition["startOffset"], partition["lag"], group["state"]))
+        self.assertIn("share", self.mdc("group", "describe", "g"))
+        self.mdc("group", "delete", "g")
+
 
 if __name__ == "__main__":
     unittest.main()
