@@ -62,7 +62,7 @@ class ClassicMember(Member):
 
     def join(self):
         # Version 3: nobody has to come twice.
-        self.send(11, 3, string(self.group) + struct.pack(">ii", 45_000, 60_000) + string(self.id) + string("consumer")
+        self.send(11, 3, string(self.group) + struct.pack(">ii", 600_000, 60_000) + string(self.id) + string("consumer")
                   + struct.pack(">i", 1) + string("range") + struct.pack(">i", 4) + b"meta")
 
     def joined(self, answer):

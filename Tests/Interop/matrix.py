@@ -209,9 +209,11 @@ def main():
     all_tests = list(tests_in(suite))
     result = unittest.TextTestRunner(verbosity=2, resultclass=Outcome).run(suite)
     found = collect(result.passed, all_tests)
-    # A run of some tests says nothing of the clients that it left out.
+    # A run of some tests says nothing of what it left out.
     known = read_results()["clients"] if names and os.path.exists(RESULTS) else {}
-    results = {"clients": {**known, **found}, "apis": announced()}
+    for client, row in found.items():
+        known.setdefault(client, {}).update(row)
+    results = {"clients": known, "apis": announced()}
     with open(RESULTS, "w") as file:
         json.dump(results, file, indent=2, sort_keys=True)
         file.write("\n")
