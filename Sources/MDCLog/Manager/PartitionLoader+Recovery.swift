@@ -99,7 +99,11 @@ extension PartitionLoader {
 
     private func finish(_ progress: inout Progress, expected: Offset) throws(LogError) {
         for segment in progress.scanned where segment.isSealed && !segment.state.withLock({ $0.isQuarantined }) {
-            segment.state.withLock { $0.addLastTimeEntry() }
+            segment.state.withLock { state in
+                state.addLastTimeEntry()
+                // Also what is right in the files may be in memory only, after a killed process.
+                state.indexesUnsynced = true
+            }
             try segment.writeIndexes(durable: true)
         }
         let active = progress.segments[progress.segments.count - 1]

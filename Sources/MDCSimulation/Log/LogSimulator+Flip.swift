@@ -21,6 +21,12 @@ extension LogSimulator {
         else { return }
         counts.flips += 1
         note("! flipped \(place)")
+        // A recovery reads what is durable only where what vouches for it is damaged too.
+        if random.once(in: 2) {
+            for suffix in [".index", ".log"] {
+                if let place = disk.flipBit({ $0.hasSuffix(suffix) }) { note("! flipped \(place)") }
+            }
+        }
         let report = try LogChecker(directory: Self.folder, fileSystem: disk).run()
         do {
             try open()
@@ -39,6 +45,9 @@ extension LogSimulator {
     /// Reads what can be read: what is served and valid must be right; what is missing must be known to be.
     private func verifyFlipped(_ log: PartitionLog, _ model: ModelPartition, isKnown: Bool) throws {
         if model.compactedTo > model.start { return }
+        if log.logEndOffset.rawValue < model.durable, log.damage.isEmpty {
+            throw Wrong("durable records from \(log.logEndOffset) to \(model.durable) were cut without a word")
+        }
         let expected = model.batches.filter { $0.last >= model.start }
         var isWhole = true
         for batch in expected {

@@ -86,7 +86,11 @@ extension LogSimulator {
             }
             if buffer.readableBytes == 0 { break }
             if next <= offset { throw Wrong("a read from \(offset) says to go on at \(next)") }
-            found.append(contentsOf: try batches(buffer))
+            do {
+                found.append(contentsOf: try batches(buffer))
+            } catch {
+                throw Wrong("what was read from \(offset) to \(next) is no row of batches: \(error)")
+            }
             offset = next
         }
         return found
