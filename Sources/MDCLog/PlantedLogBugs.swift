@@ -17,12 +17,10 @@ package struct PlantedLogBugs: OptionSet, Sendable, Hashable {
     package static let snapshotIsNotCarriedOn = PlantedLogBugs(rawValue: 8)
     /// A truncation cuts the files before the recovery point is lowered.
     package static let truncationBeforeCheckpoint = PlantedLogBugs(rawValue: 16)
-    /// Retention removes files before the log's new start is on disk.
-    package static let removalBeforeCheckpoint = PlantedLogBugs(rawValue: 32)
     /// The snapshot at a roll has the batches that follow it.
-    package static let snapshotHasWhatFollows = PlantedLogBugs(rawValue: 64)
+    package static let snapshotHasWhatFollows = PlantedLogBugs(rawValue: 32)
     /// The position of one checkpoint is used with the offset of another.
-    package static let checkpointsAreMixed = PlantedLogBugs(rawValue: 128)
+    package static let checkpointsAreMixed = PlantedLogBugs(rawValue: 64)
 }
 
 extension LogEnvironment {

@@ -57,7 +57,12 @@ struct DirectoryLoader {
             let points = try readOffsets(FileName.recoveryPoints)
             let starts = try readOffsets(FileName.logStarts)
             var loaders: [PartitionLoader] = []
-            for entry in try fileSystem.list(directory.path) where entry.isDirectory {
+            let entries = try fileSystem.list(directory.path).filter(\.isDirectory)
+            // Their new names first: a folder must not come back under its old one with half of its files.
+            if entries.contains(where: { $0.name.hasSuffix("-delete") }) {
+                try fileSystem.syncDirectory(directory.path)
+            }
+            for entry in entries {
                 if entry.name.hasSuffix("-delete") {
                     removeTree(path(entry.name), fileSystem)
                     continue

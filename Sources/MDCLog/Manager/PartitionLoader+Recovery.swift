@@ -107,7 +107,11 @@ extension PartitionLoader {
             try segment.writeIndexes(durable: true)
         }
         let active = progress.segments[progress.segments.count - 1]
-        active.state.withLock { $0.isSealed = false }
+        active.state.withLock { state in
+            state.isSealed = false
+            // Its reserved space was given back now or by a process that was killed; that is to be synced before it is sealed.
+            state.trims += 1
+        }
         progress.end = progress.report.damage.isEmpty ? active.nextOffset : max(expected, active.nextOffset)
         try removeSnapshots(after: progress.end)
     }

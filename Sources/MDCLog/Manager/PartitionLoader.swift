@@ -428,12 +428,13 @@ struct PartitionLoader {
         do throws(FileSystemError) {
             for segment in progress.scanned {
                 // Where nothing was found after the checkpoint, everything is on disk.
-                let (size, synced, isQuarantined) = segment.state.withLock {
-                    ($0.size, $0.syncedSize, $0.isQuarantined)
+                let (size, synced, trims, isSealed, isQuarantined) = segment.state.withLock {
+                    ($0.size, $0.syncedSize, $0.trims, $0.isSealed, $0.isQuarantined)
                 }
-                guard !isQuarantined, size > synced else { continue }
+                // But for the space that a sealed one has given back: nobody looks at it again.
+                guard !isQuarantined, size > synced || isSealed else { continue }
                 try open(segment).sync()
-                segment.didSync(size: size)
+                segment.didSync(size: size, trims: trims)
             }
             if progress.epochsChanged {
                 try fileSystem.replaceFile(

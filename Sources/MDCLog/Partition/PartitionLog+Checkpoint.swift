@@ -177,7 +177,7 @@ extension PartitionLog {
                 state.addLastTimeEntry()
             }
         }
-        guard physical != size, !isQuarantined else { return }
+        guard physical != size || active.isTrimUnsynced, !isQuarantined else { return }
         let file = try active.file()
         do throws(FileSystemError) {
             try file.truncate(to: size)

@@ -44,7 +44,7 @@ extension PartitionLog {
         // Before any file goes: after a crash the start must not fall back into what is gone, and the producers' state
         // can no longer be made from it.
         try keepSnapshot(at: segments[due.count].baseOffset)
-        if !environment.has(.removalBeforeCheckpoint) { try directory.writeCheckpoint() }
+        try directory.writeCheckpoint()
         published.withLock { state in
             state.segments.removeFirst(due.count)
             state.unsynced.removeAll { segment in due.contains { $0 === segment } }

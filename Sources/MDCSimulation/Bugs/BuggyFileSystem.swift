@@ -27,7 +27,6 @@ final class BuggyFileSystem: FileSystem {
     }
 
     func unlink(_ path: String) throws(FileSystemError) {
-        if bug == .cleanMarkerStays, path.hasSuffix(".kafka_cleanshutdown") { return }
         if bug == .snapshotsAreNotRemoved, path.hasSuffix(".snapshot") { return }
         try disk.unlink(path)
     }
@@ -42,8 +41,6 @@ final class BuggyFileSystem: FileSystem {
         case .deletionIsNotSynced where isDataFolder && deletes.withLockedValue({ $0 }):
             deletes.withLockedValue { $0 = false }
             return
-        case .swapIsNotSynced where !isDataFolder:
-            if try disk.list(path).contains(where: { $0.name.hasSuffix(".log.swap") }) { return }
         default: break
         }
         try disk.syncDirectory(path)

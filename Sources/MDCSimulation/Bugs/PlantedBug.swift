@@ -24,10 +24,6 @@ public enum PlantedBug: String, Sendable, CaseIterable {
     case topicIDIsNotSynced
     /// A compacted segment takes its place without having been synced.
     case compactedCopyIsNotSynced
-    /// The old segments go before the compacted one's name is on disk.
-    case swapIsNotSynced
-    /// The clean-shutdown marker is not removed at the start.
-    case cleanMarkerStays
     /// Snapshots of what was cut away stay.
     case snapshotsAreNotRemoved
     /// Indexes of sealed segments are not synced.
@@ -49,8 +45,6 @@ public enum PlantedBug: String, Sendable, CaseIterable {
     case snapshotIsNotCarriedOn
     /// A truncation cuts the files before the recovery point is lowered.
     case truncationBeforeCheckpoint
-    /// Retention removes files before the log's new start is on disk.
-    case removalBeforeCheckpoint
     /// The snapshot at a roll has the batches that follow it.
     case snapshotHasWhatFollows
     /// The position of one checkpoint is used with the offset of another.
@@ -64,7 +58,6 @@ public enum PlantedBug: String, Sendable, CaseIterable {
         case .damageIsCut: .damageIsCut
         case .snapshotIsNotCarriedOn: .snapshotIsNotCarriedOn
         case .truncationBeforeCheckpoint: .truncationBeforeCheckpoint
-        case .removalBeforeCheckpoint: .removalBeforeCheckpoint
         case .snapshotHasWhatFollows: .snapshotHasWhatFollows
         case .checkpointsAreMixed: .checkpointsAreMixed
         default: []

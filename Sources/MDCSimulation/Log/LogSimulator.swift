@@ -282,11 +282,15 @@ final class LogSimulator {
             )
             if let damage = log.damage.first { throw Wrong("damage is reported where there is none: \(damage)") }
             if let reason = log.offlineReason { throw Wrong("\(partition) is offline: \(reason)") }
-            if log.topicID != model.topicID, !model.creationIsInDoubt {
+            if model.creationIsInDoubt {
+                // Nobody was told that it is there.
+                try manager.deletePartition(partition)
+                forget(partition)
+                continue
+            }
+            if log.topicID != model.topicID {
                 throw Wrong("\(partition) has lost its topic id")
             }
-            if model.creationIsInDoubt { model.topicID = log.topicID }
-            model.creationIsInDoubt = false
             model.deletionIsInDoubt = false
             if let problem = model.settle(start: log.logStartOffset.rawValue, end: log.logEndOffset.rawValue) {
                 throw Wrong("\(partition): \(problem)")

@@ -12,7 +12,7 @@ struct ModelPartition {
     }
 
     let topicPartition: TopicPartition
-    var topicID: TopicID
+    let topicID: TopicID
     let settings: LogSettings
     /// Where the list begins.
     var base: Int64 = 0
