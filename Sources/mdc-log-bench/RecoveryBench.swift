@@ -27,12 +27,14 @@ func fillChild(_ path: String, durableMegabytes: Int, tailMegabytes: Int) throws
         try append(durableMegabytes)
         manager.runSyncRound()
         manager.runCheckpoint()
+        // Footers, as a node that has run for a while has them.
+        manager.runScrub()
     }
     try append(tailMegabytes)
     waitToBeKilled("ready \(log.logEndOffset)")
 }
 
-/// Start after kill -9 with much data and a tail that was not synced; then the offline check of all of it.
+/// Start after kill -9 with much data and a tail that was not synced.
 func recoveryBench(_ parent: String, gigabytes: Int) throws {
     let folder = try Folder(in: parent)
     let path = "\(folder.path)/log"
@@ -57,43 +59,33 @@ func recoveryBench(_ parent: String, gigabytes: Int) throws {
     }
     figure("log_recovery_\(gigabytes)GB_64MB_tail", medianOf: warm, "s")
     figure("log_recovery_\(gigabytes)GB_64MB_tail_cold_cache", medianOf: cold, "s")
-    try checkBench(path)
 }
 
-private func checkBench(_ path: String) throws {
-    let files = Folder.files(path).filter { $0.hasSuffix(".log") }.sorted()
-    let bytes = files.reduce(0) { $0 + ((try? POSIXFileSystem().attributes($1)?.size) ?? 0) }
-    var read: [Double] = []
-    var check: [Double] = []
-    for _ in 0..<3 {
-        try Folder.dropCaches(path)
-        read.append(try rawReadRate(files) / 1e6)
-        try Folder.dropCaches(path)
-        check.append(try checkRate(path, bytes))
-    }
-    figure("log_check_raw_read_cold_cache", medianOf: read, "MB/s")
-    figure("log_check_cold_cache", medianOf: check, "MB/s")
-    figure("log_check_cold_cache_of_raw", medianOf: zip(check, read).map { $0 / $1 }, "ratio")
-    // The same of as much as certainly fits into memory.
-    let folder = try Folder(in: path)
-    let part = "\(folder.path)/log"
-    let child = try Child(["fill", part, "1024", "0"])
+/// The offline check of a folder against reading its logs, with cold and with warm pages.
+func checkBench(_ parent: String) throws {
+    let folder = try Folder(in: parent)
+    let path = "\(folder.path)/log"
+    let child = try Child(["fill", path, "2048", "0"])
     _ = try child.waitForLine()
     child.kill()
-    let small = Folder.files(part).filter { $0.hasSuffix(".log") }
-    let smallBytes = small.reduce(0) { $0 + ((try? POSIXFileSystem().attributes($1)?.size) ?? 0) }
-    var warmRead: [Double] = []
-    var warmCheck: [Double] = []
-    for turn in 0..<6 {
-        let rate = try rawReadRate(small) / 1e6
-        let ours = try checkRate(part, smallBytes)
-        if turn == 0 { continue }
-        warmRead.append(rate)
-        warmCheck.append(ours)
+    let files = Folder.files(path).filter { $0.hasSuffix(".log") }.sorted()
+    let bytes = files.reduce(0) { $0 + ((try? POSIXFileSystem().attributes($1)?.size) ?? 0) }
+    for (suffix, isCold) in [("cold_cache", true), ("cached", false)] {
+        var read: [Double] = []
+        var check: [Double] = []
+        for turn in 0..<6 {
+            if isCold { try Folder.dropCaches(path) }
+            let plain = try rawReadRate(files) / 1e6
+            if isCold { try Folder.dropCaches(path) }
+            let ours = try checkRate(path, bytes)
+            if turn == 0 { continue }
+            read.append(plain)
+            check.append(ours)
+        }
+        figure("log_check_raw_read_\(suffix)", medianOf: read, "MB/s")
+        figure("log_check_\(suffix)", medianOf: check, "MB/s")
+        figure("log_check_\(suffix)_of_raw", medianOf: zip(check, read).map { $0 / $1 }, "ratio")
     }
-    figure("log_check_raw_read_cached", medianOf: warmRead, "MB/s")
-    figure("log_check_cached", medianOf: warmCheck, "MB/s")
-    figure("log_check_cached_of_raw", medianOf: zip(warmCheck, warmRead).map { $0 / $1 }, "ratio")
 }
 
 private func checkRate(_ path: String, _ bytes: Int) throws -> Double {

@@ -31,6 +31,7 @@ func runBenchmarks() throws {
         ("recycling", recyclingBench),
         ("compaction", compactionBench),
         ("idle", { try idleBench($0, partitions: 10_000) }),
+        ("check", checkBench),
         ("recovery", { try recoveryBench($0, gigabytes: 10) }),
     ]
     if let unknown = arguments.first(where: { name in !benches.contains { $0.name == name } }) {

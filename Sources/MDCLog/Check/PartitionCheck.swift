@@ -131,6 +131,8 @@ struct PartitionCheck {
         var size = 0
         var aborted: [AbortedTransaction] = []
         var maxTimestamp: Timestamp = .none
+        /// Checksums of the blocks, where there is a footer to compare with.
+        var blocks: ContiguousArray<UInt32> = []
     }
 
     private mutating func checkSegment(
@@ -166,7 +168,7 @@ struct PartitionCheck {
         )
         let facts = try scan(file, name, base, size, next, indexes, &report, progress)
         checkTransactions(base, facts, &report)
-        try checkFooter(file, base, facts, next, &report)
+        checkFooter(base, facts, next, &report)
     }
 
     private func data(_ name: String, _ position: Int, _ offset: Offset?, _ message: String) -> CheckReport.Problem {
@@ -214,9 +216,12 @@ struct PartitionCheck {
         var found = report
         var table = self.table
         var scratch = ByteBuffer()
+        var sums = BlockSums()
+        let hasFooter = (try? fileSystem.exists("\(path)/\(FileName.digits(base))\(FileName.footer)")) ?? false
         var scanner = BatchScanner(file: file, from: 0, to: size, nextOffset: base)
         let epochs = self.epochs
         let outcome = try scanner.scan { header, position, bytes throws(LogError) in
+            if hasFooter { sums.add(bytes) }
             found.batches += 1
             found.records += Int(header.recordCount)
             if found.batches % 256 == 0 {
@@ -251,6 +256,7 @@ struct PartitionCheck {
         }
         self.table = table
         facts.size = scanner.position
+        facts.blocks = sums.finish()
         found.bytes += scanner.position
         end = max(scanner.nextOffset, next ?? 0)
         switch outcome {
@@ -299,13 +305,7 @@ struct PartitionCheck {
         }
     }
 
-    private func checkFooter(
-        _ file: any StorageFile,
-        _ base: Offset,
-        _ facts: Facts,
-        _ next: Offset?,
-        _ report: inout CheckReport
-    ) throws(LogError) {
+    private func checkFooter(_ base: Offset, _ facts: Facts, _ next: Offset?, _ report: inout CheckReport) {
         let name = FileName.digits(base) + FileName.footer
         guard let bytes = read(name, &report) else { return }
         guard let footer = SegmentFooter(decoding: bytes) else {
@@ -328,9 +328,7 @@ struct PartitionCheck {
                 data(name, 0, footer.endOffset, "the next segment begins at \(next), not at \(footer.endOffset)")
             )
         }
-        var checker = BlockChecker(size: footer.length)
-        _ = try checker.run(file) { _ in true }
-        for (index, pair) in zip(checker.blocks, footer.blocks).enumerated() where pair.0 != pair.1 {
+        for (index, pair) in zip(facts.blocks, footer.blocks).enumerated() where pair.0 != pair.1 {
             report.problems.append(
                 data(
                     FileName.digits(base) + FileName.log,

@@ -17,10 +17,10 @@ extension Segment {
     func writeFooter(pace: (Int) -> Bool) throws(LogError) -> String? {
         try writeIndexes(durable: false)
         let (size, next) = state.withLock { ($0.size, $0.nextOffset) }
-        var checker = BlockChecker(size: size)
-        let file = try file()
-        guard try checker.run(file, pace: pace) else { return nil }
-        if let problem = try verifyBatches(pace: pace) { return problem }
+        var sums = BlockSums()
+        if let problem = try verifyBatches(pace: pace, { sums.add($0) }) { return problem }
+        // A pass that was told to stop has not seen everything.
+        guard sums.size == size else { return nil }
         do throws(FileSystemError) {
             let offsets = try fileSystem.readSmallFile(path(FileName.offsetIndex)) ?? []
             let times = try fileSystem.readSmallFile(path(FileName.timeIndex)) ?? []
@@ -31,7 +31,7 @@ extension Segment {
                 offsetIndexChecksum: offsets.checksum,
                 timeIndexChecksum: times.checksum,
                 transactionIndexChecksum: transactions.isEmpty ? 0 : transactions.checksum,
-                blocks: checker.blocks
+                blocks: sums.finish()
             )
             try fileSystem.replaceFile(path(FileName.footer), in: directory, with: footer.encode())
             return nil
@@ -41,11 +41,17 @@ extension Segment {
     }
 
     /// Verifies the batches of a segment; returns what is wrong and where, nil where nothing is.
-    private func verifyBatches(pace: (Int) -> Bool) throws(LogError) -> String? {
+    private func verifyBatches(
+        pace: (Int) -> Bool,
+        _ visit: (UnsafeRawBufferPointer) -> Void = { _ in }
+    ) throws(LogError) -> String? {
         let size = self.size
         var scanner = BatchScanner(file: try file(), from: 0, to: size, nextOffset: baseOffset)
         var end = BatchScanner.End.complete
-        end = try scanner.scan { header, _, _ throws(LogError) in pace(header.sizeInBytes) }
+        end = try scanner.scan { header, _, bytes throws(LogError) in
+            visit(bytes)
+            return pace(header.sizeInBytes)
+        }
         if case .complete = end { return nil }
         if case .invalid(let reason) = end { return "at byte \(scanner.position): \(reason)" }
         return "at byte \(scanner.position): zeros where batches should be"
@@ -77,6 +83,34 @@ extension Segment {
             return index * SegmentFooter.blockSize
         }
         return nil
+    }
+}
+
+/// Computes the checksums of blocks from bytes that come in pieces, so that one pass over a file serves two purposes.
+struct BlockSums {
+    /// Bytes so far.
+    private(set) var size = 0
+    private var blocks: ContiguousArray<UInt32> = []
+    private var current: UInt32 = 0
+
+    mutating func add(_ bytes: UnsafeRawBufferPointer) {
+        var rest = bytes
+        while !rest.isEmpty {
+            let room = SegmentFooter.blockSize - size % SegmentFooter.blockSize
+            let piece = UnsafeRawBufferPointer(rebasing: rest.prefix(room))
+            current = CRC32C.extend(current, piece)
+            size += piece.count
+            rest = UnsafeRawBufferPointer(rebasing: rest[piece.count...])
+            if size % SegmentFooter.blockSize == 0 {
+                blocks.append(current)
+                current = 0
+            }
+        }
+    }
+
+    /// The checksums of all blocks, of which the last may be short.
+    func finish() -> ContiguousArray<UInt32> {
+        size % SegmentFooter.blockSize == 0 ? blocks : blocks + [current]
     }
 }
 
