@@ -119,6 +119,16 @@ int mdc_read_ahead(int fd, int64_t position, int64_t count) {
 #endif
 }
 
+int mdc_write_back(int fd, int64_t position, int64_t count) {
+#ifdef __linux__
+    return check(sync_file_range(
+        fd, position, count, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER));
+#else
+    (void)fd, (void)position, (void)count;
+    return 0;
+#endif
+}
+
 int64_t mdc_file_size(int fd) {
     struct stat status;
     return fstat(fd, &status) < 0 ? -errno : (int64_t)status.st_size;

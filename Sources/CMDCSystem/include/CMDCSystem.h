@@ -36,6 +36,8 @@ int mdc_fallocate(int fd, int64_t position, int64_t count);
 int mdc_is_resident(int fd, int64_t position);
 /// Asks the kernel to read ahead.
 int mdc_read_ahead(int fd, int64_t position, int64_t count);
+/// Writes a range back without the file system's journal and the disk's cache, and waits. No replacement for a sync.
+int mdc_write_back(int fd, int64_t position, int64_t count);
 /// Size in bytes of an open file.
 int64_t mdc_file_size(int fd);
 /// Fills in what is known of a path; kind: 0 nothing there, 1 file, 2 folder, 3 other.

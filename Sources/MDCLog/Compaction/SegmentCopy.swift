@@ -7,7 +7,7 @@ import Synchronization
 /// The compacted copy of a group of segments, while it is written.
 struct SegmentCopy {
     private static let reservation = 16 << 20
-    private static let syncInterval = 4 << 20
+    private static let writeBackInterval = 4 << 20
 
     let baseOffset: Offset
     /// Offset after the group: the copy stands for everything before it.
@@ -18,9 +18,9 @@ struct SegmentCopy {
     private let path: String
     private var buffer = ByteBuffer()
     private var written = 0
-    /// Bytes of space that the file has, and bytes that are on disk.
+    /// Bytes of space that the file has, and bytes that were written back.
     private var reserved = 0
-    private var synced = 0
+    private var writtenBack = 0
     /// Size, indexes and timestamps, as an append would keep them.
     private(set) var state: Segment.State
     /// Whether any batch differs from the original.
@@ -131,8 +131,8 @@ struct SegmentCopy {
         if buffer.readableBytes >= 1 << 20 { try flush() }
     }
 
-    /// Writes what is gathered, into space that was reserved before, and brings it to disk bit by bit: a sync of a
-    /// growing file, or of a whole segment at once, would hold up the syncs of the appends.
+    /// Writes what is gathered, into space that was reserved before, and has it written back bit by bit: a sync of a
+    /// growing file, or of a whole segment at once, would hold up the syncs of the appends, for the journal is shared.
     private mutating func flush() throws(LogError) {
         let position = written
         do throws(FileSystemError) {
@@ -160,11 +160,9 @@ struct SegmentCopy {
         if let failure { throw LogError(failure, while: "writing a compacted segment") }
         written += buffer.readableBytes
         buffer.clear()
-        if written - synced >= Self.syncInterval {
-            do throws(FileSystemError) { try file.sync() } catch {
-                throw LogError(error, while: "writing a compacted segment")
-            }
-            synced = written
+        if written - writtenBack >= Self.writeBackInterval {
+            file.writeBack(at: writtenBack, count: written - writtenBack)
+            writtenBack = written
         }
     }
 

@@ -113,6 +113,13 @@ public protocol StorageFile: AnyObject, Sendable {
     func isResident(at position: Int) -> Bool
     /// Asks for the range to be read into memory, without waiting.
     func readAhead(at position: Int, count: Int)
+    /// Writes the range back and waits for that, so that a later sync finds little to do. Proves nothing: only `sync` does.
+    func writeBack(at position: Int, count: Int)
+}
+
+extension StorageFile {
+    /// Where the disk knows no such thing, the sync does it all.
+    public func writeBack(at position: Int, count: Int) {}
 }
 
 /// The seam to the disk: every system call of the engine goes through it, so that a test can put a simulated disk

@@ -87,7 +87,8 @@ struct BatchScanner {
     private var bufferCount = 0
     private let chunk: Int
 
-    init(file: any StorageFile, from position: Int, to end: Int, nextOffset: Offset, chunk: Int = 1 << 20) {
+    /// `chunk`: bytes read at a time; few enough that they are in the processor's cache when their checksum is computed.
+    init(file: any StorageFile, from position: Int, to end: Int, nextOffset: Offset, chunk: Int = 256 << 10) {
         self.file = file
         self.position = position
         self.end = end
