@@ -161,7 +161,13 @@ struct SegmentCopy {
         written += buffer.readableBytes
         buffer.clear()
         if written - writtenBack >= Self.writeBackInterval {
-            file.writeBack(at: writtenBack, count: written - writtenBack)
+            do throws(FileSystemError) {
+                try file.writeBack(at: writtenBack, count: written - writtenBack)
+            } catch  where error.kind == .unsupported {
+                // The sync at the end does it all.
+            } catch {
+                throw LogError(error, while: "writing a compacted segment")
+            }
             writtenBack = written
         }
     }

@@ -114,12 +114,13 @@ public protocol StorageFile: AnyObject, Sendable {
     /// Asks for the range to be read into memory, without waiting.
     func readAhead(at position: Int, count: Int)
     /// Writes the range back and waits for that, so that a later sync finds little to do. Proves nothing: only `sync` does.
-    func writeBack(at position: Int, count: Int)
+    /// An error must be heeded, for the system tells it once: a later sync would succeed.
+    func writeBack(at position: Int, count: Int) throws(FileSystemError)
 }
 
 extension StorageFile {
     /// Where the disk knows no such thing, the sync does it all.
-    public func writeBack(at position: Int, count: Int) {}
+    public func writeBack(at position: Int, count: Int) throws(FileSystemError) {}
 }
 
 /// The seam to the disk: every system call of the engine goes through it, so that a test can put a simulated disk

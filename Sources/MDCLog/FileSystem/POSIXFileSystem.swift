@@ -103,7 +103,9 @@ private final class POSIXFile: StorageFile {
     }
     func isResident(at position: Int) -> Bool { mdc_is_resident(descriptor, Int64(position)) != 0 }
     func readAhead(at position: Int, count: Int) { _ = mdc_read_ahead(descriptor, Int64(position), Int64(count)) }
-    func writeBack(at position: Int, count: Int) { _ = mdc_write_back(descriptor, Int64(position), Int64(count)) }
+    func writeBack(at position: Int, count: Int) throws(FileSystemError) {
+        _ = try check(mdc_write_back(descriptor, Int64(position), Int64(count)), "sync_file_range")
+    }
 
     @inline(__always)
     private func check<T: FixedWidthInteger & SignedInteger>(_ result: T, _ call: String) throws(FileSystemError) -> T {

@@ -175,8 +175,9 @@ final class Segment: Sendable {
     func reserve(_ count: Int, limit: Int, file: any StorageFile) throws(FileSystemError) {
         let (size, physical) = state.withLock { ($0.size, $0.physicalSize) }
         guard size + count > physical else { return }
-        // Doubling up to 16 MiB at a time: an idle partition reserves little, a busy one seldom.
-        let step = min(max(physical, 64 << 10), 16 << 20)
+        // Doubling up to 64 MiB at a time: an idle partition reserves little, a busy one seldom, for now and then it waits
+        // for the journal.
+        let step = min(max(physical, 64 << 10), 64 << 20)
         let target = max(size + count, min(physical + step, limit))
         do {
             try file.allocate(at: physical, count: target - physical)
