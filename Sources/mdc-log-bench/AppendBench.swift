@@ -58,7 +58,7 @@ private func appendBench(_ parent: String, _ name: String, segmentBytes: Int) th
     var processor: [Double] = []
     for round in 0..<26 {
         // Which goes first alternates, so that neither always finds the pages that the other has just given back.
-        let first = round.isMultiple(of: 2) ? try runRaw() : (0, 0)
+        let first = round.isMultiple(of: 2) ? try runRaw() : (wall: 0, processor: 0)
         let ours = try runLog(round)
         let plain = round.isMultiple(of: 2) ? first : try runRaw()
         if round < 2 { continue }
