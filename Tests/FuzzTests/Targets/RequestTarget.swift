@@ -38,6 +38,8 @@ private enum RequestTarget {
             state.runs += 1
             if let node = state.node { return node }
             let node = FuzzedNode()
+            // The last node's folder goes with the process.
+            if state.runs == 1 { atexit { RequestTarget.state.withLock { $0.node = nil } } }
             state.node = node
             return node
         }
