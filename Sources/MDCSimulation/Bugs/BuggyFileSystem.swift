@@ -81,7 +81,6 @@ private final class BuggyFile: StorageFile {
             case .topicIDIsNotSynced: path.hasSuffix("partition.metadata.tmp")
             case .compactedCopyIsNotSynced: path.hasSuffix(".log.cleaned")
             case .indexesAreNotSynced: path.hasSuffix(".index") || path.hasSuffix(".timeindex")
-            case .transactionIndexIsNotSynced: path.hasSuffix(".txnindex") || path.hasSuffix(".txnindex.tmp")
             default: false
             }
         if !isSkipped { try file.sync() }

@@ -28,8 +28,6 @@ public enum PlantedBug: String, Sendable, CaseIterable {
     case snapshotsAreNotRemoved
     /// Indexes of sealed segments are not synced.
     case indexesAreNotSynced
-    /// Transaction indexes are not synced.
-    case transactionIndexIsNotSynced
     /// Log files are never cut: old bytes stay behind their end.
     case oldBytesStay
 
