@@ -109,7 +109,7 @@ let package = Package(
         // Commands: wiring only.
         .executableTarget(
             name: "mdc-broker",
-            dependencies: ["MDCBroker", "MDCLog", "MDCModel", arguments, logging, lifecycle, signals],
+            dependencies: ["CMDCSystem", "MDCBroker", "MDCLog", "MDCModel", arguments, logging, lifecycle, signals],
             swiftSettings: settings
         ),
         .executableTarget(

@@ -3,6 +3,9 @@
 #include "CMDCSystem.h"
 #include <dirent.h>
 #include <errno.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -40,6 +43,13 @@ int mdc_open(const char *path, int flags) {
 int mdc_close(int fd) { return check(close(fd)); }
 
 int mdc_duplicate(int fd) { return check(fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
+
+void mdc_tune_allocator(void) {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 4 << 20);
+    mallopt(M_TRIM_THRESHOLD, 16 << 20);
+#endif
+}
 
 int64_t mdc_resident_bytes(void) {
 #ifdef __linux__

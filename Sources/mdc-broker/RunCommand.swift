@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
+import CMDCSystem
 import Logging
 import MDCBroker
 import MDCLog
@@ -50,6 +51,7 @@ struct RunCommand: AsyncParsableCommand {
     var logFormat: String?
 
     func run() async throws {
+        mdc_tune_allocator()
         let configuration: BrokerConfiguration
         do throws(BrokerError) {
             configuration = try settings()

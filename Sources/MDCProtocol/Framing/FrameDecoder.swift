@@ -34,13 +34,22 @@ public struct FrameDecoder: Sendable {
         }
         if !isGathering {
             var gathered = ByteBuffer()
-            gathered.reserveCapacity(pending.readableBytes + bytes.readableBytes)
+            gathered.reserveCapacity(max(pending.readableBytes + bytes.readableBytes, announcedCapacity))
             gathered.writeImmutableBuffer(pending)
             pending = gathered
             isGathering = true
         }
         pending.writeImmutableBuffer(bytes)
     }
+
+    /// Room for the frame that has begun, so that a frame of usual size is gathered without moving what has arrived; what
+    /// a longer length promises is not believed.
+    private var announcedCapacity: Int {
+        guard let length = pending.getInteger(at: pending.readerIndex, as: Int32.self), length > 0 else { return 0 }
+        return min(4 + Int(length), Self.believedFrameSize)
+    }
+
+    private static let believedFrameSize = 5 << 18
 
     /// The next whole frame, without its length; nil where more bytes are needed.
     ///
