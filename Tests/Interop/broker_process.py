@@ -2,6 +2,7 @@
 """Starts a real mdc-broker on free loopback ports, kills it as hard as a test wants, and starts it again."""
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -13,9 +14,15 @@ import time
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below the ports of outgoing connections, one of which could take the place of a broker that is killed for a while."""
+    while True:
+        port = random.randrange(15000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 class BrokerProcess:
@@ -34,7 +41,7 @@ class BrokerProcess:
     def bootstrap(self):
         return f"127.0.0.1:{self.port}"
 
-    def start(self, timeout=30):
+    def start(self, timeout=60):
         command = [
             self.binary, "run",
             "--data", self.data,

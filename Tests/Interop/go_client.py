@@ -43,6 +43,8 @@ class Member:
 
     def _listen(self):
         for line in self.process.stdout:
+            if not line.endswith("\n"):
+                break  # killed in the midst of a line
             self.lines.append(line.rstrip("\n"))
         self.process.stdout.close()
 

@@ -167,6 +167,8 @@ class Groups(WithBroker):
             timer = threading.Timer(lifetime, process.kill)
             timer.start()
             for line in process.stdout:
+                if not line.endswith("\n"):
+                    break  # killed in the midst of a line
                 kind, _, rest = line.rstrip("\n").partition(" ")
                 with lock:
                     if kind == "assigned":

@@ -155,6 +155,8 @@ class KafkaPython(unittest.TestCase):
 
         def listen():
             for line in victim.stdout:
+                if not line.endswith("\n"):
+                    break  # killed in the midst of a line
                 kind, _, rest = line.rstrip("\n").partition(" ")
                 with lock:
                     if kind == "assigned":

@@ -18,6 +18,8 @@ final class Dispatcher: Role {
         var work: DispatchState
         var idle: Deque<CheckedContinuation<DispatchItem?, Never>> = []
         var isStopping = false
+        /// The window holds all results written since then.
+        var resultsKnownSince: Timestamp?
     }
 
     private let lanes: LaneSet
@@ -121,6 +123,9 @@ final class Dispatcher: Role {
                     .invalidDocument,
                     "a message of channel \(message.channel) in a lane of \(lanes.channel)"
                 )
+            }
+            if let since = record.header(Records.againHeader).flatMap({ Int64($0) }) {
+                await lookUpResults(since: Timestamp(since))
             }
             state.withLock { $0.work.offer(message, partition, offset: offset, isDoubtful: origin == .doubtful) }
         } catch let error as PipelineError {
@@ -352,6 +357,7 @@ final class Dispatcher: Role {
         }
         var since: Timestamp?
         state.withLock { state in
+            state.resultsKnownSince = nil
             for partition in partitions {
                 let metadata = (committed[partition]?.metadata).flatMap(CommitMetadata.init)
                 let tracker = CommitTracker(
@@ -363,13 +369,21 @@ final class Dispatcher: Role {
             }
         }
         guard let since else { return }
-        let results = await recovery.results(since: since)
         logger.info(
-            "a dispatcher before this one did not stop in good order",
-            metadata: ["channel": "\(lanes.channel)", "results found": "\(results.count)"]
+            "a dispatcher before this one did not stop in good order; looking up its results",
+            metadata: ["channel": "\(lanes.channel)"]
         )
+        await lookUpResults(since: since)
+    }
+
+    /// Notes the attempts that have a result since then: those of a dispatcher before this one, whose memory of what it
+    /// has seen is gone. Later results are our own, or of lanes that are not ours.
+    private func lookUpResults(since: Timestamp) async {
+        guard state.withLock({ $0.resultsKnownSince.map { since < $0 } ?? true }) else { return }
+        let results = await recovery.results(since: since)
         state.withLock { state in
             for result in results { state.work.window.insert(result.messageID, attempt: result.attempt) }
+            state.resultsKnownSince = since
         }
     }
 

@@ -10,7 +10,7 @@ import Synchronization
 ///
 /// The partitions are shared out by a consumer group. The timers of a partition are read back from its floor (the oldest
 /// timer that is set) before the first of them fires, so that a cancellation is never overlooked. A timer fires at least once:
-/// its record is delivered first and marked as fired then.
+/// its record is delivered first and marked as fired then. A delivery that may be the second says so.
 final class TimerService: Role {
     let name = "timers"
 
@@ -19,6 +19,8 @@ final class TimerService: Role {
         var offset: Int64
         var headers: TimerHeaders
         var value: ByteBuffer
+        /// It was due before its partition came to us: who had the partition may have delivered it and died.
+        var mayHaveFired: Bool
     }
 
     private struct State: Sendable {
@@ -26,6 +28,8 @@ final class TimerService: Role {
         var floors: [TopicPartition: FloorTracker] = [:]
         /// Partitions that are being read back, and up to where.
         var loading: [TopicPartition: Int64] = [:]
+        /// When the partitions came to us.
+        var assignedAt: [TopicPartition: Timestamp] = [:]
     }
 
     private let consumer: Consumer
@@ -91,7 +95,13 @@ final class TimerService: Role {
         state.queue.set(
             id,
             due: headers.due.rawValue,
-            payload: Timer(partition: partition, offset: offset, headers: headers, value: value)
+            payload: Timer(
+                partition: partition,
+                offset: offset,
+                headers: headers,
+                value: value,
+                mayHaveFired: state.assignedAt[partition].map { headers.due <= $0 } ?? false
+            )
         )
     }
 
@@ -120,7 +130,8 @@ final class TimerService: Role {
                 ProducerRecord(
                     topic: $0.timer.headers.topic,
                     key: ByteBuffer(string: $0.timer.headers.key),
-                    value: $0.timer.value
+                    value: $0.timer.value,
+                    headers: $0.timer.mayHaveFired ? [Records.again(since: $0.timer.headers.due)] : []
                 )
             }
         )
@@ -147,7 +158,10 @@ final class TimerService: Role {
     private func assigned(_ partitions: [TopicPartition]) async {
         // Until the ends are known, nothing of these partitions may fire.
         state.withLock { state in
-            for partition in partitions { state.loading[partition] = .max }
+            for partition in partitions {
+                state.loading[partition] = .max
+                state.assignedAt[partition] = SystemTime.now()
+            }
         }
         let ends = await Retry.untilSuccess(logger, "reading the ends of the timers") {
             try await self.consumer.endOffsets(partitions)
@@ -167,6 +181,7 @@ final class TimerService: Role {
         for partition in partitions {
             state.floors[partition] = nil
             state.loading[partition] = nil
+            state.assignedAt[partition] = nil
         }
         state.queue.cancelAll { gone.contains($0.partition) }
     }

@@ -98,6 +98,8 @@ enum Records {
     static let writerHeader = "w"
     /// The header that says where the message of a result lies in its lane.
     static let sourceHeader = "src"
+    /// The header of a delivery that may be a timer's second: since when the first may have been made, milliseconds.
+    static let againHeader = "again"
 
     static func event(
         _ event: TimelineEvent,
@@ -136,6 +138,11 @@ enum Records {
                 key: message.id
             ).records
         )
+    }
+
+    /// Says that the record may have been delivered before, at `since` or later.
+    static func again(since: Timestamp) -> RecordHeader {
+        RecordHeader(key: againHeader, value: ByteBuffer(string: String(since.rawValue)))
     }
 
     /// Cancels a timer, or marks it as fired.

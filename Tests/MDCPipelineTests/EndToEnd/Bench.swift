@@ -100,6 +100,28 @@ struct Bench: Sendable {
         }
     }
 
+    /// All records of a topic, from its start to its present end.
+    func readAll(_ topic: String) async throws -> [ConsumerRecord] {
+        let admin = try Admin(client, eventLoopGroup: group, logger: logger)
+        let partitions = try await admin.describeTopics([topic]).flatMap(\.partitions).map {
+            TopicPartition(topic: topic, partition: $0.id)
+        }
+        await admin.close()
+        let consumer = try Consumer(
+            ConsumerConfiguration(client: client, groupID: nil),
+            eventLoopGroup: group,
+            logger: logger
+        )
+        let ends = try await consumer.endOffsets(partitions)
+        try await consumer.assign(try await consumer.beginningOffsets(partitions))
+        var records: [ConsumerRecord] = []
+        while try ends.contains(where: { try consumer.position($0.key) ?? 0 < $0.value }) {
+            records += try await consumer.poll(timeout: .milliseconds(100))
+        }
+        await consumer.close()
+        return records
+    }
+
     /// Messages of all channels and lanes, some of which ask their simulator for trouble, and four that are no messages.
     func file(rows: Int) throws -> String {
         let fates = [
