@@ -213,6 +213,15 @@ int mdc_lock(int fd) {
 #endif
 }
 
+int mdc_unlock(int fd) {
+    struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 0};
+#ifdef F_OFD_SETLK
+    return check(fcntl(fd, F_OFD_SETLK, &lock));
+#else
+    return check(fcntl(fd, F_SETLK, &lock));
+#endif
+}
+
 int64_t mdc_wall_clock_ms(void) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);

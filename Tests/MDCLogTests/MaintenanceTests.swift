@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CMDCSystem
 import MDCModel
 import Testing
 
@@ -25,5 +26,20 @@ import Testing
             state.isRetentionDue(Timestamp(now), every: 30_000)
         }
         #expect(answers == [false, false, false, true])
+    }
+}
+
+@Suite struct LockTests {
+    /// A child process that is started while a folder is closed holds a copy of the descriptor for a moment.
+    @Test func aCopyOfTheDescriptorDoesNotKeepTheLock() throws {
+        let folder = TemporaryFolder()
+        let disk = POSIXFileSystem()
+        var first: (any StorageFile)? = try disk.lock(folder.path + "/.lock")
+        let copy = mdc_duplicate(try #require(first).descriptor)
+        #expect(copy >= 0)
+        defer { _ = mdc_close(copy) }
+        #expect(throws: FileSystemError.self) { _ = try disk.lock(folder.path + "/.lock") }
+        first = nil
+        _ = try disk.lock(folder.path + "/.lock")
     }
 }

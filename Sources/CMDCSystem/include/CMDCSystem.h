@@ -56,6 +56,8 @@ int mdc_list(
     void (*_Nonnull each)(void *_Nullable context, const char *_Nonnull name, int kind));
 /// Takes an exclusive lock on a whole file, without waiting. The lock ends with the descriptor.
 int mdc_lock(int fd);
+/// Gives up that lock, also for copies of the descriptor in other processes.
+int mdc_unlock(int fd);
 int64_t mdc_wall_clock_ms(void);
 uint64_t mdc_monotonic_ns(void);
 /// The text of an error number, into `text`.

@@ -60,7 +60,7 @@ public final class POSIXFileSystem: FileSystem {
     public func lock(_ path: String) throws(FileSystemError) -> any StorageFile {
         let file = try open(path, [.write, .create])
         try check(mdc_lock(file.descriptor), "lock", path)
-        return file
+        return LockedFile(file)
     }
 
     private func check(_ result: Int32, _ call: String, _ path: String) throws(FileSystemError) {
@@ -112,6 +112,33 @@ private final class POSIXFile: StorageFile {
         if result < 0 { throw FileSystemError(number: Int32(-result), call: call, path: path) }
         return result
     }
+}
+
+/// A lock file. Its lock is given up by name before the descriptor is closed: a child process that is being started at
+/// that moment holds a copy of the descriptor, and with it the lock, until its program is loaded.
+private final class LockedFile: StorageFile {
+    private let file: any StorageFile
+
+    init(_ file: any StorageFile) { self.file = file }
+
+    deinit { _ = mdc_unlock(file.descriptor) }
+
+    var descriptor: Int32 { file.descriptor }
+    var path: String { file.path }
+    func size() throws(FileSystemError) -> Int { try file.size() }
+    func read(into bytes: UnsafeMutableRawBufferPointer, at position: Int) throws(FileSystemError) -> Int {
+        try file.read(into: bytes, at: position)
+    }
+    func write(_ pieces: UnsafeBufferPointer<WritePiece>, at position: Int) throws(FileSystemError) -> Int {
+        try file.write(pieces, at: position)
+    }
+    func sync() throws(FileSystemError) { try file.sync() }
+    func truncate(to size: Int) throws(FileSystemError) { try file.truncate(to: size) }
+    func allocate(at position: Int, count: Int) throws(FileSystemError) {
+        try file.allocate(at: position, count: count)
+    }
+    func isResident(at position: Int) -> Bool { file.isResident(at: position) }
+    func readAhead(at position: Int, count: Int) { file.readAhead(at: position, count: count) }
 }
 
 extension FileSystemError {
