@@ -179,9 +179,9 @@ class Groups(WithBroker):
             process.wait()
 
         threads = [
-            threading.Thread(target=member, args=("stays", None)),
-            threading.Thread(target=member, args=("leaves", 4)),
-            threading.Thread(target=victim, args=(6,)),
+            threading.Thread(target=member, args=("stays", None), daemon=True),
+            threading.Thread(target=member, args=("leaves", 4), daemon=True),
+            threading.Thread(target=victim, args=(6,), daemon=True),
         ]
         for thread in threads:
             thread.start()
@@ -304,7 +304,7 @@ class Crashes(WithBroker):
                 if number % 200 == 0:
                     producer.poll(0.01)
 
-        thread = threading.Thread(target=load)
+        thread = threading.Thread(target=load, daemon=True)
         thread.start()
         for _ in range(3):
             time.sleep(1.0)

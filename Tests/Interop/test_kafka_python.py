@@ -146,7 +146,8 @@ class KafkaPython(unittest.TestCase):
                 owned.pop(name, None)
 
         threads = [
-            threading.Thread(target=member, args=("stays", stop)), threading.Thread(target=member, args=("leaves", leave))]
+            threading.Thread(target=member, args=("stays", stop), daemon=True),
+            threading.Thread(target=member, args=("leaves", leave), daemon=True)]
         for thread in threads:
             thread.start()
         victim = subprocess.Popen(
@@ -164,7 +165,7 @@ class KafkaPython(unittest.TestCase):
                     elif kind == "value" and line.endswith("\n"):
                         # A line that the kill cut off names no value.
                         seen.add(rest.encode())
-        listener = threading.Thread(target=listen)
+        listener = threading.Thread(target=listen, daemon=True)
         listener.start()
 
         def wait(condition, what):

@@ -58,6 +58,7 @@ final class ClientCore: @unchecked Sendable {
     var refreshEndedAt: NIODeadline?
     var refreshFailures = 0
     var periodicRefresh: Scheduled<Void>?
+    var scheduledRefresh: Scheduled<Void>?
     var metadataListeners: [() -> Void] = []
     // Coordinators, see ClientCore+Coordinator.
     var coordinators: [CoordinatorKey: Int32] = [:]
@@ -227,6 +228,7 @@ final class ClientCore: @unchecked Sendable {
         guard !isClosed else { return }
         isClosed = true
         periodicRefresh?.cancel()
+        scheduledRefresh?.cancel()
         let open = connections.values
         connections = [:]
         for connection in open { connection.close(Self.closedError) }

@@ -24,7 +24,10 @@ extension ClientCore {
         let promise = eventLoop.makePromise(of: Void.self)
         refresh = promise.futureResult
         if pause > .nanoseconds(0) {
-            eventLoop.assumeIsolated().scheduleTask(in: pause) { self.sendMetadataRequest(promise) }
+            let later = eventLoop.assumeIsolated().scheduleTask(in: pause) { self.sendMetadataRequest(promise) }
+            // Closed, or the loop ends, before it is due: who waits is told.
+            later.futureResult.whenFailure { _ in promise.fail(Self.closedError) }
+            scheduledRefresh = later
         } else {
             sendMetadataRequest(promise)
         }
