@@ -42,8 +42,14 @@ struct ResultScan: Sendable {
         try await consumer.assign(starts.mapValues(\.offset))
         var open = Set(starts.keys)
         var results: [MessageReference] = []
+        var progress = ContinuousClock.now
         while !open.isEmpty {
-            for record in try await consumer.poll(maxRecords: 2_000, timeout: .milliseconds(100)) {
+            let records = try await consumer.poll(maxRecords: 2_000, timeout: .milliseconds(100))
+            if !records.isEmpty { progress = .now }
+            guard ContinuousClock.now - progress < .seconds(5) else {
+                throw PipelineError(.log, "nothing of \(Topics.events) has come for five seconds")
+            }
+            for record in records {
                 guard let value = record.value, let event = try? TimelineEvent(json: value),
                     event.component == "dispatcher", event.kind != .redelivered
                 else { continue }
