@@ -100,7 +100,7 @@ struct MetadataHandler: Sendable {
                     leaderId: partition.leader,
                     leaderEpoch: partition.leaderEpoch,
                     replicaNodes: partition.replicas,
-                    isrNodes: partition.inSync
+                    isrNodes: partition.isr
                 )
             }
         )
@@ -150,7 +150,7 @@ struct DescribeTopicPartitionsHandler: Sendable {
                             leaderId: partition.leader,
                             leaderEpoch: partition.leaderEpoch,
                             replicaNodes: partition.replicas,
-                            isrNodes: partition.inSync,
+                            isrNodes: partition.isr,
                             eligibleLeaderReplicas: [],
                             lastKnownElr: []
                         )

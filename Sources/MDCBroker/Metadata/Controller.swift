@@ -252,7 +252,7 @@ final class Controller: Sendable {
         return TopicImage(
             name: new.name,
             id: TopicID.random(using: &random),
-            partitions: replicas.map { PartitionImage(leader: $0[0], leaderEpoch: 0, replicas: $0, inSync: $0) },
+            partitions: replicas.map { PartitionImage(replicas: $0, isr: $0, leader: $0[0]) },
             configs: new.configs
         )
     }

@@ -4,10 +4,22 @@ import MDCModel
 
 /// A partition as the cluster sees it.
 struct PartitionImage: Equatable, Sendable {
-    var leader: Int32
-    var leaderEpoch: Int32
+    /// The nodes that hold it; the first is the preferred leader.
     var replicas: [Int32]
-    var inSync: [Int32]
+    /// The replicas that have everything that was acknowledged.
+    var isr: [Int32]
+    /// Replicas out of `isr` that nevertheless have everything below the high watermark (KIP-966).
+    var elr: [Int32] = []
+    /// -1 for none.
+    var leader: Int32
+    /// Grows whenever a leader begins, be it the same node again.
+    var leaderEpoch: Int32 = 0
+    /// Grows with each change of this value.
+    var partitionEpoch: Int32 = 0
+    /// Replicas that a reassignment adds; they are in `replicas` too.
+    var addingReplicas: [Int32] = []
+    /// Replicas that a reassignment removes at its end; they are in `replicas` until then.
+    var removingReplicas: [Int32] = []
 }
 
 /// A topic as the cluster sees it.
@@ -68,7 +80,7 @@ struct MetadataImage: Sendable {
                 guard topic.partitions.indices.contains(index) else { return }
                 topic.partitions[index].leader = leader
                 topic.partitions[index].leaderEpoch = leaderEpoch
-                topic.partitions[index].inSync = inSync
+                topic.partitions[index].isr = inSync
             }
         case .topicDeleted(let id):
             if let name = names.removeValue(forKey: id) { topics[name] = nil }
@@ -98,6 +110,6 @@ struct MetadataImage: Sendable {
     }
 
     private static func newPartition(_ replicas: [Int32]) -> PartitionImage {
-        PartitionImage(leader: replicas.first ?? -1, leaderEpoch: 0, replicas: replicas, inSync: replicas)
+        PartitionImage(replicas: replicas, isr: replicas, leader: replicas.first ?? -1)
     }
 }

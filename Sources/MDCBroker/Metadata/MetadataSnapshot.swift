@@ -63,7 +63,7 @@ struct MetadataSnapshot {
                         partition: Int32(index),
                         leader: partition.leader,
                         leaderEpoch: partition.leaderEpoch,
-                        inSync: partition.inSync
+                        inSync: partition.isr
                     )
                 )
             }
