@@ -139,7 +139,7 @@ import Testing
         // Retention waits after a start; this begins the wait.
         node.manager.runMaintenance()
         let start: Int64 = 1_700_000_000_000
-        // Keys that come once keep segments from being emptied: an empty one has the age of its file.
+        // Keys that come once keep segments from being emptied.
         for number in 0..<100 {
             let key = number % 5 == 0 ? "only \(number)" : "key \(number % 9)"
             try put(log, key, "old \(number)", timestamp: start)
@@ -164,6 +164,27 @@ import Testing
         #expect(try log.records().isEmpty && log.logEndOffset == 200 && log.logStartOffset == 200)
         let again = try TestNode(try node.folder.copy(), settings: both)
         #expect(again.log.logStartOffset == 200 && again.log.logEndOffset == 200 && again.log.damage.isEmpty)
+    }
+
+    @Test func emptiedSegmentsDoNotHoldBackRetention() throws {
+        let both = settings {
+            $0.cleanupPolicy = [.compact, .delete]
+            $0.retentionMilliseconds = 10_000
+        }
+        let node = try TestNode(settings: both)
+        let log = try node.make(both)
+        for number in 0..<150 { try put(log, "key \(number % 9)", "value \(number)") }
+        node.manager.runSyncRound()
+        #expect(node.manager.runCompaction() == 1)
+        let first = try #require(try log.records().first).offset
+        // Whole segments are empty before the first record, and their files were written long after its time.
+        #expect(first > 40 && log.logStartOffset == 0)
+        node.manager.runMaintenance()
+        // They wait for the record after them.
+        #expect(log.logStartOffset == 0)
+        node.clock.advance(by: 11_000)
+        node.manager.runMaintenance()
+        #expect(log.logStartOffset == 150 && log.logEndOffset == 150)
     }
 
     @Test func logAppendTimeOutlivesCompaction() throws {

@@ -101,6 +101,31 @@ import Testing
         #expect(log.logEndOffset == 5)
     }
 
+    @Test func theHighWatermarkStaysWithinTheLog() throws {
+        let node = try TestNode()
+        let log = try node.make()
+        for number in 0..<5 { try log.append(try BatchMaker().batch(["\(number)"])) }
+        node.manager.runSyncRound()
+        // A follower hears of more than it has; what it appends next is not committed by that.
+        log.updateHighWatermark(9)
+        #expect(log.highWatermark == 5)
+        for number in 5..<9 { try log.append(try BatchMaker().batch(["\(number)"])) }
+        node.manager.runSyncRound()
+        #expect(log.highWatermark == 5 && log.lastStableOffset == 5)
+        log.updateHighWatermark(8)
+        try log.deleteRecords(before: 6)
+        log.updateHighWatermark(2)
+        #expect(log.highWatermark == 6)
+    }
+
+    @Test func aNegativeHighWatermarkTraps() async {
+        await #expect(processExitsWith: .failure) {
+            let node = try TestNode()
+            let log = try node.make()
+            log.updateHighWatermark(-1)
+        }
+    }
+
     @Test func aSyncRoundByHandTrapsWhereThreadsDoIt() async {
         await #expect(processExitsWith: .failure) {
             let folder = TemporaryFolder()

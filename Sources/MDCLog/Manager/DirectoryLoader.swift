@@ -78,7 +78,9 @@ struct DirectoryLoader {
                         recoveryPoint: points[topicPartition],
                         logStart: starts[topicPartition],
                         isClean: isClean,
-                        isOurs: own != nil,
+                        // A folder that this engine closed in order has every partition in its checkpoint; one that is not was
+                        // moved here since.
+                        isOurs: own.map { !isClean || $0[topicPartition] != nil } ?? false,
                         settings: environment.configuration.defaultSettings
                     )
                 )

@@ -13,7 +13,10 @@ extension PartitionLoader {
 
     /// Verifies the log from the recovery point on, cuts what is torn, reports what is damaged.
     func recover(_ progress: inout Progress, durable: Offset, start: Offset) throws(LogError) {
-        let begin = try scanStart(&progress, durable: durable, start: start)
+        let begin =
+            isMovedIn
+            ? Start(index: 0, position: 0, offset: progress.segments[0].baseOffset)
+            : try scanStart(&progress, durable: durable, start: start)
         // The producers' state where the scan begins; the scan carries it on.
         progress.end = begin.offset
         progress.scannedFrom = begin.offset

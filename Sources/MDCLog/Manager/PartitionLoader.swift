@@ -20,12 +20,14 @@ struct PartitionLoader {
     let logStart: Offset?
     /// Whether the data folder was closed in order.
     let isClean: Bool
-    /// Whether the data folder has a checkpoint of ours: then this engine wrote the log, whose segments follow each
-    /// other without gaps above the recovery point.
+    /// Whether this engine wrote the log, whose segments then follow each other without gaps above the recovery point: the
+    /// data folder has a checkpoint of ours, and nothing says that the partition was moved there.
     let isOurs: Bool
     let settings: LogSettings
 
     var fileSystem: any FileSystem { environment.fileSystem }
+    /// Whether the data folder was at rest and knows nothing of the partition.
+    var isMovedIn: Bool { isClean && !isOurs && checkpoint == nil && recoveryPoint == nil }
 
     /// What is put together while loading.
     struct Progress {
@@ -60,12 +62,14 @@ struct PartitionLoader {
         var isRecovered = true
         if isClean, try openClean(&progress) {
             isRecovered = false
-            // Who closed the folder in order has synced it, also where no recovery point came with it. A point before the
-            // end would let a later recovery take the gaps of a compaction for losses.
+            // Who closed the folder in order has synced it. A point before the end would let a later recovery take the gaps of
+            // a compaction for losses.
             durable = progress.end
             // Without our checkpoint (closed by Kafka) a log that has no snapshot had no producers.
             try loadProducers(&progress, mayAssumeNone: checkpoint?.hasNoProducers ?? true)
         } else {
+            // A folder that was moved in at rest is whole: what was sealed before is not cut, however much of it is wrong.
+            if isMovedIn { durable = progress.segments[progress.segments.count - 1].baseOffset }
             try recover(&progress, durable: durable, start: start)
         }
         try settleEpochs(&progress)
@@ -254,7 +258,9 @@ struct PartitionLoader {
             progress.end = checkpoint.recoveryOffset
             return true
         }
-        guard !isOurs else { return false }
+        // Who closes a folder in order notes a recovery point for each partition. One that has none was moved here, and nothing
+        // vouches for it.
+        guard !isOurs, let recoveryPoint else { return false }
         // Closed by Kafka: the end follows from the batches after the last index entry.
         do {
             try active.loadIndexes()
@@ -262,7 +268,7 @@ struct PartitionLoader {
             var end = active.baseOffset
             var walker = HeaderWalker(file: try active.file(), from: from, to: size)
             while let (_, header) = try walker.next() { end = header.nextOffset }
-            if let recoveryPoint, recoveryPoint > end { return false }
+            if recoveryPoint > end { return false }
             active.state.withLock { $0.nextOffset = end }
             _ = try active.largestTimestamp()
             progress.end = end

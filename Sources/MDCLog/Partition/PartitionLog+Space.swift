@@ -140,9 +140,7 @@ extension PartitionLog {
                 if active.size > 0, try age(of: active) < limit, isCommitted(active) {
                     try roll(&appender)
                 }
-                removed += try removeSegments(&appender, upTo: .max) { segment throws(LogError) in
-                    try age(of: segment) < limit
-                }
+                removed += try removeSegments(&appender, upTo: try expiredSegments(before: limit)) { _ in true }
             }
             if settings.retentionBytes >= 0 {
                 var excess = Int64(sizeInBytes) - settings.retentionBytes
@@ -154,6 +152,20 @@ extension PartitionLog {
             }
             return removed
         }
+    }
+
+    /// How many segments from the start have expired. One that compaction has emptied has no records to wait for: it goes
+    /// with the segment after it, or when its file is old enough itself.
+    private func expiredSegments(before limit: Timestamp) throws(LogError) -> Int {
+        var count = 0
+        for (index, segment) in published.withLock({ $0.segments }).dropLast().enumerated() {
+            if try age(of: segment) < limit {
+                count = index + 1
+            } else if segment.size > 0 {
+                break
+            }
+        }
+        return count
     }
 
     private func isCommitted(_ segment: Segment) -> Bool {

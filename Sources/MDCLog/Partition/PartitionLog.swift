@@ -127,8 +127,14 @@ public final class PartitionLog: Sendable {
 
     /// Tells the log the broker's high watermark. It bounds retention, compaction and the last stable offset; until it is
     /// told, the durable end stands in for it.
+    ///
+    /// What a follower hears of its leader may be beyond its own log: then it is the log's end as of now, for nothing that
+    /// is appended later is committed by that. One before the log's start is the start. A negative one is the caller's
+    /// mistake and traps.
     public func updateHighWatermark(_ offset: Offset) {
+        precondition(offset >= 0, "a high watermark is not negative")
         published.withLock { state in
+            let offset = min(max(offset, state.logStart), state.end)
             state.highWatermark = offset
             // A transaction is undecided until its marker is below the high watermark.
             if let first = state.completed.first, first.lastOffset < offset {

@@ -101,6 +101,51 @@ import Testing
         #expect(log.lastStableOffset == end)
     }
 
+    /// A partition that is moved into a data folder at rest, of this engine or of Kafka, comes without a recovery point: all of
+    /// it is verified, nothing is cut.
+    @Test(arguments: KafkaFolder.all, [true, false])
+    func isScannedWhereItWasMovedIn(_ kafka: KafkaFolder, isOurs: Bool) throws {
+        let folder = TemporaryFolder()
+        if isOurs {
+            let node = try TestNode(folder)
+            try node.make().append(try BatchMaker().batch(["a"]))
+            node.manager.runSyncRound()
+            try node.manager.close()
+        } else {
+            try folder.write(".kafka_cleanshutdown", Array(#"{"version":0,"brokerEpoch":-1}"#.utf8))
+            try folder.write("recovery-point-offset-checkpoint", Array("0\n1\nother 0 7\n".utf8))
+        }
+        try folder.insertCopy(of: kafka.path, as: kafka.name)
+        let damaged = try folder.copy()
+        let node = try open(folder, kafka)
+        let moved = try log(node, kafka)
+        #expect(moved.damage.isEmpty && moved.offlineReason == nil)
+        let report = try #require(
+            node.manager.recoveryReports.first { $0.topicPartition == kafka.topicPartition }
+        )
+        #expect(report.cutBytes == 0 && report.tornFiles.isEmpty)
+        #expect(report.scannedBytes == moved.sizeInBytes)
+        try expectEqual(moved, try kafka.dump())
+        try node.manager.close()
+        // Known from now on.
+        let again = try open(folder, kafka)
+        #expect(again.manager.recoveryReports.isEmpty)
+        try expectEqual(try log(again, kafka), try kafka.dump())
+        // A batch's checksum is wrong, in the last byte of the first segment that has any.
+        let name = try #require(try kafka.files(".log").first { try !kafka.bytes($0).isEmpty })
+        var bytes = try kafka.bytes(name)
+        bytes[bytes.count - 1] ^= 1
+        try damaged.write("\(kafka.name)/\(name)", bytes)
+        let wrong = try log(try open(damaged, kafka), kafka)
+        if try kafka.files(".log").last == name {
+            // As far as anybody knows a torn tail.
+            #expect(wrong.logEndOffset < moved.logEndOffset)
+        } else {
+            #expect(wrong.damage.count == 1 && wrong.offlineReason?.code == .damaged)
+            #expect(wrong.logEndOffset == moved.logEndOffset)
+        }
+    }
+
     /// ListOffsets by time, against a search through all records that the dump shows.
     private func expectLookups(_ log: PartitionLog, _ dump: [DumpedBatch]) throws {
         let records = dump.flatMap(\.records)

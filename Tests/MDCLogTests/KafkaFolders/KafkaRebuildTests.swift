@@ -52,7 +52,8 @@ import Testing
     /// After an orderly stop of Kafka: the indexes are gone, and made anew when they are used.
     @Test(arguments: KafkaFolder.all)
     func useMakesTheSameIndexes(_ kafka: KafkaFolder) throws {
-        let folder = try kafka.dataFolder(isClean: true, without: [".index", ".timeindex"])
+        let end = Offset(try #require(try kafka.dump().last).number("lastOffset") + 1)
+        let folder = try kafka.dataFolder(isClean: true, end: end, without: [".index", ".timeindex"])
         let node = try open(folder, kafka)
         #expect(node.manager.recoveryReports.isEmpty)
         let log = try #require(node.manager.partition(kafka.topicPartition))
