@@ -89,7 +89,7 @@ let package = Package(
         .target(
             name: "MDCBroker",
             dependencies: [
-                "MDCModel", "MDCLog", "MDCProtocol", "CMDCSystem", nio("NIOCore"), nio("NIOPosix"), nio("NIOHTTP1"),
+                "MDCModel", "MDCRaft", "MDCLog", "MDCProtocol", "CMDCSystem", nio("NIOCore"), nio("NIOPosix"), nio("NIOHTTP1"),
                 nio("NIOConcurrencyHelpers"), logging, lifecycle, deque,
             ],
             swiftSettings: settings

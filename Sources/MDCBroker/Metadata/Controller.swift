@@ -9,7 +9,7 @@ import NIOPosix
 import Synchronization
 
 /// A topic to be made.
-struct NewTopic: Sendable {
+struct NewTopic: Equatable, Sendable {
     var name: String
     /// -1 for the node's default.
     var partitions: Int32

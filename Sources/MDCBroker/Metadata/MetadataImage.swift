@@ -22,6 +22,48 @@ struct PartitionImage: Equatable, Sendable {
     var removingReplicas: [Int32] = []
 }
 
+extension PartitionImage {
+    /// A replica's node is gone. It leaves the ISR unless it is the last there; where the ISR falls below `minInSync`,
+    /// nothing is committed without it, so that it stays eligible (KIP-966). Who led leads no more.
+    mutating func leave(_ node: Int32, losingData: Bool, minInSync: Int, isActive: (Int32) -> Bool) {
+        guard replicas.contains(node) else { return }
+        let before = self
+        if isr.contains(node), losingData || isr.count > 1 {
+            isr.removeAll { $0 == node }
+            if !losingData && isr.count < minInSync && !elr.contains(node) { elr.append(node) }
+        }
+        if losingData { elr.removeAll { $0 == node } }
+        if leader == node {
+            leader = -1
+            leaderEpoch += 1
+            elect { $0 != node && isActive($0) }
+        }
+        if self != before { partitionEpoch = before.partitionEpoch + 1 }
+    }
+
+    mutating func forgetEligible() {
+        guard !elr.isEmpty else { return }
+        elr = []
+        partitionEpoch += 1
+    }
+
+    /// Chooses a leader where there is none: the first replica in sync, else one that is eligible. Each leadership has an
+    /// epoch of its own.
+    mutating func elect(among isCandidate: (Int32) -> Bool) {
+        if let chosen = replicas.first(where: { isr.contains($0) && isCandidate($0) }) {
+            leader = chosen
+        } else if let chosen = replicas.first(where: { elr.contains($0) && isCandidate($0) }) {
+            leader = chosen
+            elr = (elr + isr).filter { $0 != chosen }
+            isr = [chosen]
+        } else {
+            return
+        }
+        leaderEpoch += 1
+        partitionEpoch += 1
+    }
+}
+
 /// A topic as the cluster sees it.
 struct TopicImage: Equatable, Sendable {
     var name: String
@@ -31,6 +73,28 @@ struct TopicImage: Equatable, Sendable {
 
     /// Whether clients may only read it.
     var isInternal: Bool { InternalTopic.all.contains { $0.name == name } }
+
+    /// In-sync replicas below which nothing is committed: what was set, else a majority of the replicas.
+    var minInSync: Int {
+        configs["min.insync.replicas"].flatMap { Int($0) } ?? (partitions.first?.replicas.count ?? 1) / 2 + 1
+    }
+}
+
+/// A broker that has registered.
+struct BrokerImage: Equatable, Sendable {
+    var id: Int32
+    /// Grows with each registration of any broker; what an earlier run of the broker asks for is refused by it.
+    var epoch: Int64
+    /// Drawn anew at each start.
+    var incarnation: KafkaUUID
+    /// The id of its data folder: another one means that its disk was emptied.
+    var directory: KafkaUUID
+    /// Where clients and followers connect.
+    var host: String
+    var port: Int32
+    var rack: String?
+    /// Leads nothing and counts for nothing until it has caught up.
+    var isFenced = true
 }
 
 /// The cluster's metadata at one point of its log. A value: whoever holds one sees no change.
@@ -40,6 +104,8 @@ struct MetadataImage: Sendable {
     private(set) var clusterID = ""
     /// Of this node's present run.
     private(set) var brokerEpochs: [Int32: Int64] = [:]
+    /// By id.
+    private(set) var brokers: [Int32: BrokerImage] = [:]
     private(set) var topics: [String: TopicImage] = [:]
     private(set) var names: [TopicID: String] = [:]
     /// Topics that were deleted: folders with these ids are leftovers.
@@ -85,13 +151,30 @@ struct MetadataImage: Sendable {
         case .topicDeleted(let id):
             if let name = names.removeValue(forKey: id) { topics[name] = nil }
             deleted.insert(id)
-        case .configChanged(.topic(let name), let key, let value): topics[name]?.configs[key] = value
+        case .configChanged(.topic(let name), let key, let value):
+            topics[name]?.configs[key] = value
+            // Who is eligible is so by the former number.
+            guard key == "min.insync.replicas", let count = topics[name]?.partitions.count else { break }
+            for index in 0..<count { topics[name]?.partitions[index].forgetEligible() }
         case .configChanged(.broker(let id), let key, let value): brokerConfigs[id, default: [:]][key] = value
         case .configChanged(.group(let name), let key, let value):
             groupConfigs[name, default: [:]][key] = value
             if groupConfigs[name]?.isEmpty == true { groupConfigs[name] = nil }
         case .quotaChanged(let entity, let key, let value): quotas.set(entity, key, value)
-        case .snapshotEnd: break
+        case .partitionState(let id, let partition, let state):
+            change(id) { topic in
+                guard topic.partitions.indices.contains(Int(partition)) else { return }
+                topic.partitions[Int(partition)] = state
+            }
+        case .brokerRegistered(let broker): register(broker)
+        case .brokerFencing(let id, let epoch, let isFenced):
+            guard brokers[id]?.epoch == epoch else { return }
+            brokers[id]?.isFenced = isFenced
+            if isFenced { leavePartitions(id) } else { enterPartitions(id) }
+        case .brokerUnregistered(let id):
+            leavePartitions(id)
+            brokers[id] = nil
+        case .quorum, .snapshotEnd: break
         case .producerIDsReserved(let next): nextProducerID = max(nextProducerID, next)
         }
     }
@@ -101,6 +184,45 @@ struct MetadataImage: Sendable {
         body(&topic)
         topics[name] = topic
     }
+
+    // MARK: Brokers
+
+    /// One record changes every partition of a broker, by rules that are the same on every node: the log stays short
+    /// however many there are.
+    private mutating func register(_ broker: BrokerImage) {
+        let former = brokers[broker.id]
+        brokers[broker.id] = broker
+        brokerEpochs[broker.id] = broker.epoch
+        let isEmptied = former.map { $0.directory != broker.directory } ?? false
+        if broker.isFenced {
+            leavePartitions(broker.id, losingData: isEmptied)
+        }
+    }
+
+    private mutating func leavePartitions(_ node: Int32, losingData: Bool = false) {
+        for name in topics.keys {
+            guard var topic = topics[name], topic.partitions.contains(where: { $0.replicas.contains(node) }) else {
+                continue
+            }
+            let floor = topic.minInSync
+            for index in topic.partitions.indices {
+                topic.partitions[index].leave(node, losingData: losingData, minInSync: floor) { isActive($0) }
+            }
+            topics[name] = topic
+        }
+    }
+
+    private mutating func enterPartitions(_ node: Int32) {
+        for name in topics.keys {
+            guard let count = topics[name]?.partitions.count else { continue }
+            for index in 0..<count where topics[name]?.partitions[index].leader == -1 {
+                topics[name]?.partitions[index].elect { $0 == node }
+            }
+        }
+    }
+
+    /// Whether a broker is registered and not fenced.
+    func isActive(_ node: Int32) -> Bool { brokers[node].map { !$0.isFenced } ?? false }
 
     private mutating func bumpEpochs(of name: String, ledBy node: Int32) {
         guard let count = topics[name]?.partitions.count else { return }

@@ -35,6 +35,16 @@ enum MetadataRecord: Equatable, Sendable {
     case quotaChanged(QuotaEntity, QuotaKey, value: Double?)
     /// Last record of a snapshot: so many are before it.
     case snapshotEnd(records: Int64)
+    /// A partition is now as `state` says.
+    case partitionState(id: TopicID, partition: Int32, state: PartitionImage)
+    /// A broker has begun to run; it is fenced until it has caught up.
+    case brokerRegistered(BrokerImage)
+    /// A broker is fenced, and leads nothing any more, or is not fenced any more.
+    case brokerFencing(id: Int32, brokerEpoch: Int64, isFenced: Bool)
+    /// A broker is forgotten.
+    case brokerUnregistered(id: Int32)
+    /// Who decides about the metadata; in snapshots only.
+    case quorum(voters: [QuorumMember], observers: [QuorumMember])
 
     private static let version: UInt8 = 1
 
@@ -104,6 +114,8 @@ enum MetadataRecord: Equatable, Sendable {
         case .snapshotEnd(let records):
             writer.integer(9 as UInt8)
             writer.integer(records)
+        case .partitionState, .brokerRegistered, .brokerFencing, .brokerUnregistered, .quorum:
+            try encodeCluster(&writer)
         }
         return writer.buffer
     }
@@ -166,7 +178,9 @@ enum MetadataRecord: Equatable, Sendable {
         case 7: self = .producerIDsReserved(next: try reader.integer("next"))
         case 8: self = try Self.readQuota(&reader)
         case 9: self = .snapshotEnd(records: try reader.integer("records"))
-        default: throw Self.unknown("kind \(kind)")
+        default:
+            guard let record = try Self.readCluster(kind, &reader) else { throw Self.unknown("kind \(kind)") }
+            self = record
         }
         try reader.finish("MetadataRecord")
     }

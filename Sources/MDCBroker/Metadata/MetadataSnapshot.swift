@@ -47,6 +47,7 @@ struct MetadataSnapshot {
         for (id, epoch) in image.brokerEpochs.sorted(by: { $0.key < $1.key }) {
             records.append(.nodeStarted(id: id, brokerEpoch: epoch))
         }
+        for broker in image.brokers.values.sorted(by: { $0.id < $1.id }) { records.append(.brokerRegistered(broker)) }
         for topic in image.topics.values.sorted(by: { $0.name < $1.name }) {
             records.append(
                 .topicCreated(
@@ -57,15 +58,7 @@ struct MetadataSnapshot {
                 )
             )
             for (index, partition) in topic.partitions.enumerated() {
-                records.append(
-                    .partitionChanged(
-                        id: topic.id,
-                        partition: Int32(index),
-                        leader: partition.leader,
-                        leaderEpoch: partition.leaderEpoch,
-                        inSync: partition.isr
-                    )
-                )
+                records.append(.partitionState(id: topic.id, partition: Int32(index), state: partition))
             }
         }
         for id in image.deleted.intersection(kept) { records.append(.topicDeleted(id: id)) }
