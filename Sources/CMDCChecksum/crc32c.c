@@ -27,6 +27,7 @@
 #endif
 
 typedef uint32_t (*crc_function)(uint32_t crc, const uint8_t *bytes, size_t length);
+typedef uint32_t (*shift_function)(uint32_t crc, uint64_t length);
 
 static const uint32_t polynomial = 0x82F63B78u;
 
@@ -70,6 +71,58 @@ static uint32_t crc_by_table(uint32_t crc, const uint8_t *bytes, size_t length) 
 #endif
     while (length-- > 0) {
         crc = (crc >> 8) ^ tables[0][(crc ^ *bytes++) & 0xFF];
+    }
+    return crc;
+}
+
+// ---- Putting checksums of neighbouring stretches together ----
+
+// Carry-less product of two reflected 32-bit values: reflected too, times x.
+static uint64_t multiply(uint32_t a, uint32_t b) {
+    uint64_t product = 0;
+    for (int bit = 0; bit < 32; bit++) {
+        product ^= ((uint64_t)a << bit) & (0 - (uint64_t)((b >> bit) & 1));
+    }
+    return product;
+}
+
+// Such a product times x^32, modulo P: what eight bytes of it leave in a register that was zero.
+static uint32_t reduce_by_table(uint64_t product) {
+    uint8_t bytes[8];
+    for (int at = 0; at < 8; at++) {
+        bytes[at] = (uint8_t)(product >> (8 * at));
+    }
+    return crc_by_table(0, bytes, sizeof bytes);
+}
+
+// shifts[d][i] = x^(8n - 33) mod P with n = i·256^d: what multiplies a remainder by x^(8n), n bytes further on.
+static uint32_t shifts[4][256];
+
+static void make_shifts(void) {
+    uint32_t origin = 0x80000000u;  // x^0
+    for (int step = 0; step < 33; step++) {
+        // Divided by x. Where x^0 is set, the value had wrapped around.
+        origin = (origin & 0x80000000u) ? ((origin ^ polynomial) << 1) | 1 : origin << 1;
+    }
+    uint8_t zero = 0;
+    for (int digit = 0; digit < 4; digit++) {
+        shifts[digit][0] = origin;
+        for (int i = 1; i < 256; i++) {
+            if (digit == 0) {
+                shifts[0][i] = crc_by_table(shifts[0][i - 1], &zero, 1);
+            } else if (i == 1) {
+                // 256 steps of the digit before.
+                shifts[digit][1] = reduce_by_table(multiply(shifts[digit - 1][255], shifts[digit - 1][1]));
+            } else {
+                shifts[digit][i] = reduce_by_table(multiply(shifts[digit][i - 1], shifts[digit][1]));
+            }
+        }
+    }
+}
+
+static uint32_t shift_by_table(uint32_t crc, uint64_t length) {
+    for (int digit = 0; digit < 4; digit++, length >>= 8) {
+        if (length & 0xFF) crc = reduce_by_table(multiply(crc, shifts[digit][length & 0xFF]));
     }
     return crc;
 }
@@ -167,6 +220,17 @@ TARGET_SSE42 static uint32_t crc_sse42(uint32_t crc, const uint8_t *bytes, size_
     return crc_one_stream(crc, bytes, length);
 }
 
+TARGET_SSE42 static uint32_t shift_sse42(uint32_t crc, uint64_t length) {
+    for (int digit = 0; digit < 4; digit++, length >>= 8) {
+        if ((length & 0xFF) == 0) continue;
+        __m128i product = _mm_clmulepi64_si128(
+            _mm_cvtsi64_si128((long long)(uint64_t)crc),
+            _mm_cvtsi64_si128((long long)(uint64_t)shifts[digit][length & 0xFF]), 0);
+        crc = (uint32_t)_mm_crc32_u64(0, (uint64_t)_mm_cvtsi128_si64(product));
+    }
+    return crc;
+}
+
 static bool has_sse42_and_pclmul(void) {
     unsigned a, b, c, d;
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_SSE4_2) && (c & bit_PCLMUL);
@@ -192,13 +256,11 @@ TARGET_CRC static inline uint32_t crc_one_stream(uint32_t crc, const uint8_t *by
     return crc;
 }
 
-// Carry-less product of two reflected 32-bit values without the optional multiply instruction.
-static uint64_t multiply(uint32_t a, uint32_t b) {
-    uint64_t product = 0;
-    for (int bit = 0; bit < 32; bit++) {
-        product ^= ((uint64_t)a << bit) & (0 - (uint64_t)((b >> bit) & 1));
+TARGET_CRC static uint32_t shift_armv8(uint32_t crc, uint64_t length) {
+    for (int digit = 0; digit < 4; digit++, length >>= 8) {
+        if (length & 0xFF) crc = __crc32cd(0, multiply(crc, shifts[digit][length & 0xFF]));
     }
-    return product;
+    return crc;
 }
 
 TARGET_CRC static uint32_t crc_armv8(uint32_t crc, const uint8_t *bytes, size_t length) {
@@ -236,30 +298,37 @@ static bool has_crc_instructions(void) {
 
 static struct {
     crc_function function;
+    shift_function shift;
     const char *name;
 } variants[3];
 static int variant_count;
 static crc_function chosen;
+static shift_function chosen_shift;
 
 // Runs before main and before any thread, so nothing here needs a lock.
 __attribute__((constructor)) static void choose(void) {
     make_tables();
+    make_shifts();
     variants[variant_count].function = crc_by_table;
+    variants[variant_count].shift = shift_by_table;
     variants[variant_count++].name = "table";
 #if defined(__x86_64__)
     make_factors();
     if (has_sse42_and_pclmul()) {
         variants[variant_count].function = crc_sse42;
+        variants[variant_count].shift = shift_sse42;
         variants[variant_count++].name = "sse4.2";
     }
 #elif defined(__aarch64__)
     make_factors();
     if (has_crc_instructions()) {
         variants[variant_count].function = crc_armv8;
+        variants[variant_count].shift = shift_armv8;
         variants[variant_count++].name = "armv8";
     }
 #endif
     chosen = variants[variant_count - 1].function;
+    chosen_shift = variants[variant_count - 1].shift;
 }
 
 uint32_t mdc_crc32c(uint32_t crc, const void *bytes, size_t length) {
@@ -270,10 +339,19 @@ uint32_t mdc_crc32c_table(uint32_t crc, const void *bytes, size_t length) {
     return ~crc_by_table(~crc, bytes, length);
 }
 
+// The inversions before and after cancel out: crc(A B) = crc(A)·x^(8|B|) + crc(B) holds for the finished checksums too.
+uint32_t mdc_crc32c_join(uint32_t first, uint32_t second, uint64_t length) {
+    return chosen_shift(first, length) ^ second;
+}
+
 const char *mdc_crc32c_implementation(void) { return variants[variant_count - 1].name; }
 int mdc_crc32c_variant_count(void) { return variant_count; }
 const char *mdc_crc32c_variant_name(int variant) { return variants[variant].name; }
 
 uint32_t mdc_crc32c_variant(int variant, uint32_t crc, const void *bytes, size_t length) {
     return ~variants[variant].function(~crc, bytes, length);
+}
+
+uint32_t mdc_crc32c_join_variant(int variant, uint32_t first, uint32_t second, uint64_t length) {
+    return variants[variant].shift(first, length) ^ second;
 }

@@ -45,8 +45,8 @@ public struct LogConfiguration: Sendable {
     /// Interval syncs, compaction, delayed deletions and other maintenance are looked at this often, milliseconds.
     public var maintenanceIntervalMilliseconds: Int64 = 1_000
     /// `log.retention.check.interval.ms`: segments past their retention are removed this often, milliseconds; the first
-    /// time no later than 30 s after the start, and no earlier than one interval.
-    public var retentionCheckMilliseconds: Int64 = 30_000
+    /// time one interval after the start, or eight seconds where the interval is longer.
+    public var retentionCheckMilliseconds: Int64 = 5_000
     /// Checkpoints of recovery points are written this often, milliseconds …
     public var checkpointIntervalMilliseconds: Int64 = 5_000
     /// … or after so many bytes appended on the node.

@@ -63,7 +63,6 @@ func compactionBench(_ parent: String) throws {
     figure("log_compaction_per_core", medianOf: core, "MB/s")
     figure("log_compaction_wall", medianOf: wall, "MB/s")
     figure("log_compaction_memory_growth", memory.max() ?? 0, "MB")
-    try tailBench(folder.path)
 }
 
 private final class Flag: Sendable {
@@ -72,49 +71,57 @@ private final class Flag: Sendable {
     var isSet: Bool { value.load(ordering: .acquiring) }
 }
 
-/// Latency of appends to one partition, durable and not, while another one is compacted and while none is.
-private func tailBench(_ parent: String) throws {
+/// Latency of appends to one partition, durable and not: before, while and after another one is compacted. What a turn
+/// had without compaction is measured on both sides of it, for a disk shared with others changes from second to second.
+func compactionTailBench(_ parent: String) throws {
+    let folder = try Folder(in: parent)
     // The engine's own thread for it would begin by itself.
-    let manager = try openManager("\(parent)/tail") { $0.maintenanceIntervalMilliseconds = 100_000_000 }
+    let manager = try openManager("\(folder.path)/tail") { $0.maintenanceIntervalMilliseconds = 100_000_000 }
     let log = try manager.createPartition(partition(1), topicID: topicID, settings: LogSettings())
     let batch = try makeBatch(records: 4, valueSize: 990, timestamp: SystemLogClock().now())
-    var quiet: [Double] = []
-    var busy: [Double] = []
-    var quietDurable: [Double] = []
-    var busyDurable: [Double] = []
-    for turn in 0..<3 {
+    var appends: (quiet: [Double], busy: [Double]) = ([], [])
+    var durable: (quiet: [Double], busy: [Double]) = ([], [])
+    var rates: [Double] = []
+    for turn in 0..<7 {
         let name = partition(Int32(10 + turn))
         let dirty = try manager.createPartition(name, topicID: topicID, settings: compacted())
         try fill(dirty, megabytes: 384)
         while dirty.syncedEndOffset < dirty.logEndOffset { usleep(1000) }
         manager.runCheckpoint()
+        let bytes = Double(dirty.sizeInBytes)
+        usleep(500_000)
         let calm = Latencies()
-        calm.run(log, batch, while: { $0 < 2000 })
+        calm.run(log, batch, while: { $0 < 1500 })
         let isDone = Flag()
+        let began = seconds()
         try startBackgroundThread {
             manager.runCompaction()
             isDone.set()
         }
         let loaded = Latencies()
         loaded.run(log, batch, while: { _ in !isDone.isSet })
+        rates.append(bytes / (seconds() - began) / 1e6)
+        guard Double(dirty.sizeInBytes) < bytes * 0.6 else { throw BenchError("nothing was compacted") }
+        usleep(500_000)
+        calm.run(log, batch, while: { $0 < 3000 })
         note("turn \(turn): \(loaded.appends.count) appends during a compaction")
-        quiet.append(quantile(calm.appends, 0.99) * 1e6)
-        busy.append(quantile(loaded.appends, 0.99) * 1e6)
-        quietDurable.append(quantile(calm.durable, 0.99) * 1e6)
-        busyDurable.append(quantile(loaded.durable, 0.99) * 1e6)
+        appends.quiet.append(quantile(calm.appends, 0.99) * 1e6)
+        appends.busy.append(quantile(loaded.appends, 0.99) * 1e6)
+        durable.quiet.append(quantile(calm.durable, 0.99) * 1e6)
+        durable.busy.append(quantile(loaded.durable, 0.99) * 1e6)
+        note(
+            "turn \(turn): p50 until durable \(short(quantile(calm.durable, 0.5) * 1e6)) us, during compaction \(short(quantile(loaded.durable, 0.5) * 1e6))"
+        )
         try manager.deletePartition(name)
         manager.runMaintenance()
     }
-    figure("log_append_p99_quiet", medianOf: quiet, "us")
-    figure("log_append_p99_during_compaction", medianOf: busy, "us")
-    figure("log_append_p99_during_compaction_of_quiet", medianOf: zip(busy, quiet).map { $0 / $1 }, "ratio")
-    figure("log_durable_p99_quiet", medianOf: quietDurable, "us")
-    figure("log_durable_p99_during_compaction", medianOf: busyDurable, "us")
-    figure(
-        "log_durable_p99_during_compaction_of_quiet",
-        medianOf: zip(busyDurable, quietDurable).map { $0 / $1 },
-        "ratio"
-    )
+    for (name, figures) in [("append", appends), ("durable", durable)] {
+        figure("log_\(name)_p99_quiet", medianOf: figures.quiet, "us")
+        figure("log_\(name)_p99_during_compaction", medianOf: figures.busy, "us")
+        let ratios = zip(figures.busy, figures.quiet).map { $0 / $1 }
+        figure("log_\(name)_p99_during_compaction_of_quiet", medianOf: ratios, "ratio")
+    }
+    figure("log_compaction_beside_appends", medianOf: rates, "MB/s")
     try manager.close()
 }
 

@@ -30,6 +30,7 @@ func runBenchmarks() throws {
         ("commit", commitBench),
         ("recycling", recyclingBench),
         ("compaction", compactionBench),
+        ("compaction-tail", compactionTailBench),
         ("idle", { try idleBench($0, partitions: 10_000) }),
         ("check", checkBench),
         ("recovery", { try recoveryBench($0, gigabytes: 10) }),

@@ -8,7 +8,7 @@ import time
 import unittest
 import urllib.request
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from broker_process import BrokerProcess
@@ -154,6 +154,67 @@ class Settings(unittest.TestCase):
         self.assertEqual([(row["name"], row["value"]) for row in shown], [("num.partitions", "3")])
         mdc(broker, "topic", "create", "three")
         self.assertEqual(len(json.loads(mdc(broker, "topic", "describe", "three", "-o", "json"))[0]["partitions"]), 3)
+
+
+class Space(unittest.TestCase):
+    """What falls due while a node runs. The promise is ten seconds; Benchmarks/run space measures it, for a busy machine may be late."""
+
+    def setUp(self):
+        self.broker = BrokerProcess().start()
+        self.addCleanup(self.broker.close)
+        self.admin = AdminClient({"bootstrap.servers": self.broker.bootstrap})
+        self.producer = Producer({"bootstrap.servers": self.broker.bootstrap, "linger.ms": 50})
+
+    def create(self, name, **settings):
+        settings = {key.replace("_", "."): value for key, value in settings.items()}
+        for future in self.admin.create_topics([NewTopic(name, 1, config=settings)]).values():
+            future.result(30)
+
+    def wait_for(self, condition):
+        deadline = time.monotonic() + 60
+        while not condition():
+            self.assertLess(time.monotonic(), deadline, self.broker.tail())
+            time.sleep(0.1)
+
+    def logs(self, topic):
+        """The partition's log files that are in use."""
+        return sorted(pathlib.Path(self.broker.data, f"{topic}-0").glob("*.log"))
+
+    def test_a_shorter_retention_acts_on_what_is_there(self):
+        self.create("old")
+        for number in range(10):
+            self.producer.produce("old", f"{number}")
+        self.assertEqual(self.producer.flush(60), 0)
+        consumer = Consumer({"bootstrap.servers": self.broker.bootstrap, "group.id": "g"})
+        self.addCleanup(consumer.close)
+        partition = TopicPartition("old", 0)
+        self.assertEqual(consumer.get_watermark_offsets(partition, timeout=60), (0, 10))
+        mdc(self.broker, "config", "set", "--topic", "old", "retention.ms=1")
+        self.wait_for(lambda: consumer.get_watermark_offsets(partition, timeout=60) == (10, 10))
+
+    def test_a_dirty_compacted_topic_is_compacted(self):
+        self.create("dirty", cleanup_policy="compact", segment_bytes="1048576")
+        for number in range(5000):
+            self.producer.produce("dirty", b"x" * 1000, key=f"key-{number % 10}")
+        self.assertEqual(self.producer.flush(60), 0)
+        self.wait_for(lambda: sum(log.stat().st_size for log in self.logs("dirty")[:-1]) < 1 << 20)
+        consumer = Consumer({
+            "bootstrap.servers": self.broker.bootstrap, "group.id": "g", "auto.offset.reset": "earliest",
+            "enable.partition.eof": True})
+        self.addCleanup(consumer.close)
+        consumer.subscribe(["dirty"])
+        last = {}
+        deadline = time.monotonic() + 120
+        while True:
+            self.assertLess(time.monotonic(), deadline, self.broker.tail())
+            message = consumer.poll(1)
+            if message is None:
+                continue
+            if message.error():
+                self.assertEqual(message.error().code(), KafkaError._PARTITION_EOF)
+                break
+            last[message.key()] = message.offset()
+        self.assertEqual(sorted(last.values()), list(range(4990, 5000)))
 
 
 class CommandLine(unittest.TestCase):

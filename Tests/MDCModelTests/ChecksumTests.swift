@@ -72,6 +72,27 @@ struct Seeded: RandomNumberGenerator {
             }
         }
     }
+
+    @Test func checksumsOfNeighboursAreThoseOfTheWholeByEveryVariant() {
+        var random = Seeded(seed: 3)
+        // Lengths of one, two and three digits to the base 256, and with digits that are zero.
+        let data = [UInt8](repeating: 0, count: 70_000) + random.bytes(200_000)
+        data.withUnsafeBytes { bytes in
+            let whole = mdc_crc32c_table(0, bytes.baseAddress, bytes.count)
+            let ends = [0, 1, 2, 3, 4, 5, 7, 8, 33, 255, 256, 257, 65_535, 65_536, 65_537, 131_072, bytes.count]
+            let others = (0..<50).map { _ in Int.random(in: 0...bytes.count, using: &random) }
+            for length in ends + others {
+                let cut = bytes.count - length
+                let first = mdc_crc32c_table(0, bytes.baseAddress, cut)
+                let second = mdc_crc32c_table(0, bytes.baseAddress! + cut, length)
+                #expect(CRC32C.join(first, second, length: length) == whole, "length \(length)")
+                for variant in 0..<mdc_crc32c_variant_count() {
+                    let joined = mdc_crc32c_join_variant(variant, first, second, UInt64(length))
+                    #expect(joined == whole, "variant \(variant), length \(length)")
+                }
+            }
+        }
+    }
 }
 
 @Suite struct VectorTests {

@@ -114,8 +114,8 @@ public struct BrokerConfiguration: Sendable {
 
     /// Sync threads.
     public var syncThreads = 4
-    /// Milliseconds between looks at retention; the first is no later than 30 s after the start.
-    public var retentionCheckMilliseconds: Int64 = 30_000
+    /// Milliseconds between looks at retention; the first is no later than 8 s after the start.
+    public var retentionCheckMilliseconds: Int64 = 5_000
     /// How long an idle producer's state is kept, in milliseconds.
     public var producerExpirationMilliseconds: Int64 = 86_400_000
     /// Segment files kept open.

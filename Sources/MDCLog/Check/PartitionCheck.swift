@@ -216,12 +216,10 @@ struct PartitionCheck {
         var found = report
         var table = self.table
         var scratch = ByteBuffer()
-        var sums = BlockSums()
         let hasFooter = (try? fileSystem.exists("\(path)/\(FileName.digits(base))\(FileName.footer)")) ?? false
-        var scanner = BatchScanner(file: file, from: 0, to: size, nextOffset: base)
+        var scanner = BatchScanner(file: file, from: 0, to: size, nextOffset: base, sumsBlocks: hasFooter)
         let epochs = self.epochs
         let outcome = try scanner.scan { header, position, bytes throws(LogError) in
-            if hasFooter { sums.add(bytes) }
             found.batches += 1
             found.records += Int(header.recordCount)
             if found.batches % 256 == 0 {
@@ -256,7 +254,7 @@ struct PartitionCheck {
         }
         self.table = table
         facts.size = scanner.position
-        facts.blocks = sums.finish()
+        facts.blocks = scanner.sums?.finish() ?? []
         found.bytes += scanner.position
         end = max(scanner.nextOffset, next ?? 0)
         switch outcome {

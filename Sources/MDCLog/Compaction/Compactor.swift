@@ -91,7 +91,7 @@ struct Compactor {
         for group in grouped(covered) {
             if shouldStop() { return false }
             let keptBefore = filter.kept.count
-            var copy = try SegmentCopy(group: group, settings: settings)
+            var copy = try SegmentCopy(group: group, settings: settings, pace: log.environment.pace)
             for segment in group {
                 guard try copyBatches(of: segment, into: &copy, table, &filter, lastRecords) else {
                     copy.discard()

@@ -7,7 +7,6 @@ import Synchronization
 /// The compacted copy of a group of segments, while it is written.
 struct SegmentCopy {
     private static let reservation = 16 << 20
-    private static let writeBackInterval = 4 << 20
 
     let baseOffset: Offset
     /// Offset after the group: the copy stands for everything before it.
@@ -16,6 +15,7 @@ struct SegmentCopy {
     private let originalSize: Int
     private let file: any StorageFile
     private let path: String
+    private let pace: WritePace
     private var buffer = ByteBuffer()
     private var written = 0
     /// Bytes of space that the file has, and bytes that were written back.
@@ -27,7 +27,8 @@ struct SegmentCopy {
     private(set) var isChanged = false
     private var checksums: ContiguousArray<UInt32> = []
 
-    init(group: [Segment], settings: LogSettings) throws(LogError) {
+    init(group: [Segment], settings: LogSettings, pace: WritePace) throws(LogError) {
+        self.pace = pace
         original = group[0]
         baseOffset = group[0].baseOffset
         endOffset = group[group.count - 1].nextOffset
@@ -160,21 +161,26 @@ struct SegmentCopy {
         if let failure { throw LogError(failure, while: "writing a compacted segment") }
         written += buffer.readableBytes
         buffer.clear()
-        if written - writtenBack >= Self.writeBackInterval {
-            do throws(FileSystemError) {
-                try file.writeBack(at: writtenBack, count: written - writtenBack)
-            } catch  where error.kind == .unsupported {
-                // The sync at the end does it all.
-            } catch {
-                throw LogError(error, while: "writing a compacted segment")
-            }
-            writtenBack = written
+        while case let step = pace.step, written - writtenBack >= step { try writeBack(step) }
+    }
+
+    /// Hands the disk the next `count` bytes, and lets the appends have their turn.
+    private mutating func writeBack(_ count: Int) throws(LogError) {
+        let position = writtenBack
+        do throws(FileSystemError) {
+            try pace.write(count) { () throws(FileSystemError) in try file.writeBack(at: position, count: count) }
+        } catch  where error.kind == .unsupported {
+            // The sync at the end does it all.
+        } catch {
+            throw LogError(error, while: "writing a compacted segment")
         }
+        writtenBack += count
     }
 
     /// Brings the copy, its footer and its transaction index to disk under their `.cleaned` names.
     mutating func finish(_ kept: [AbortedTransaction]) throws(LogError) {
         try flush()
+        if written > writtenBack { try writeBack(written - writtenBack) }
         state.addLastTimeEntry()
         state.recent.removeAll()
         var checker = BlockChecker(size: written)

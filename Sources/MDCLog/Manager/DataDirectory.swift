@@ -212,6 +212,8 @@ struct LogEnvironment: Sendable {
     var clock: any LogClock
     var openFiles: OpenFiles
     var groupCommit: GroupCommit
+    /// What compaction writes waits for the rounds of `groupCommit`.
+    var pace: WritePace
     /// Bytes appended on the node since the last checkpoint.
     var appendedBytes: AppendedBytes
     var deletions: DelayedDeletions

@@ -5,7 +5,7 @@ import MDCModel
 import Synchronization
 
 extension LogManager {
-    /// One pass of compaction over the logs that are due, the dirtiest first, on the caller's thread; returns how many
+    /// One pass of compaction over the logs that are due, on the caller's thread; returns how many
     /// were compacted. Runs on the engine's own thread unless the mode is `.manual`.
     @discardableResult
     public func runCompaction() -> Int {

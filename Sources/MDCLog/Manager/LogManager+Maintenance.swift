@@ -52,11 +52,11 @@ extension Background.State {
         return true
     }
 
-    /// Retention is first due some time after the start: who has set it wrong, or whose clock was wrong, may still stop
-    /// the node before anything is deleted.
+    /// Retention is first due some seconds after the start: who has set it wrong, or whose clock was wrong, may still stop
+    /// the node before anything is deleted. With a tick of a second more it acts within ten.
     mutating func isRetentionDue(_ now: Timestamp, every interval: Int64) -> Bool {
         let since = now - lastRetention
-        let pause = hasRetained ? interval : min(interval, 30_000)
+        let pause = hasRetained ? interval : min(interval, 8_000)
         if lastRetention == .none || since < 0 {
             lastRetention = now
             return false

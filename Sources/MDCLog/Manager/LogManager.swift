@@ -54,6 +54,8 @@ public final class LogManager: Sendable {
         guard !configuration.directories.isEmpty else {
             throw LogError(.invalidConfiguration, "at least one data folder is needed")
         }
+        let isManual = configuration.backgroundMode == .manual
+        let pace = WritePace(clock: clock, isEnabled: !isManual)
         let environment = LogEnvironment(
             configuration: configuration,
             fileSystem: fileSystem,
@@ -62,9 +64,11 @@ public final class LogManager: Sendable {
             openFiles: OpenFiles(limit: min(configuration.maxOpenFiles, Int(mdc_raise_file_limit()) / 2)),
             groupCommit: GroupCommit(
                 parallelism: configuration.syncParallelism,
-                isManual: configuration.backgroundMode == .manual,
+                isManual: isManual,
+                pace: pace,
                 onFailure: onSyncFailure
             ),
+            pace: pace,
             appendedBytes: AppendedBytes(),
             deletions: DelayedDeletions()
         )
@@ -263,9 +267,9 @@ public final class LogManager: Sendable {
 
     /// Disk usage of each data folder.
     public func directoryUsage() -> [DirectoryUsage] {
-        let usage = usage()
-        return directories.map { directory in
-            let own = usage.filter { $0.directory == directory.path }
+        // Unsorted, for metrics ask for it with many partitions.
+        directories.map { directory in
+            let own = directory.allLogs
             let space = try? environment.fileSystem.space(directory.path)
             return DirectoryUsage(
                 path: directory.path,

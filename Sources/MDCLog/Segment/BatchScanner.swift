@@ -86,9 +86,20 @@ struct BatchScanner {
     private var bufferStart: Int
     private var bufferCount = 0
     private let chunk: Int
+    /// Checksums of the blocks of what was scanned, where they were asked for.
+    private(set) var sums: BlockSums?
 
     /// `chunk`: bytes read at a time; few enough that they are in the processor's cache when their checksum is computed.
-    init(file: any StorageFile, from position: Int, to end: Int, nextOffset: Offset, chunk: Int = 256 << 10) {
+    /// `sumsBlocks`: whether the checksums of the file's blocks are computed along with those of the batches.
+    init(
+        file: any StorageFile,
+        from position: Int,
+        to end: Int,
+        nextOffset: Offset,
+        chunk: Int = 256 << 10,
+        sumsBlocks: Bool = false
+    ) {
+        sums = sumsBlocks ? BlockSums() : nil
         self.file = file
         self.position = position
         self.end = end
@@ -114,12 +125,7 @@ struct BatchScanner {
                 return .invalid("base offset \(header.baseOffset) is before \(nextOffset), which was expected next")
             }
             guard try fill(header.sizeInBytes) else { return .invalid("the file ends within a batch") }
-            let crc = withBytes(header.sizeInBytes) { bytes in
-                CRC32C.compute(
-                    UnsafeRawBufferPointer(rebasing: bytes[RecordBatchHeader.Layout.checksummedFrom...])
-                )
-            }
-            if crc != header.crc {
+            if checksum(header.sizeInBytes) != header.crc {
                 return .invalid("the checksum of the batch at offset \(header.baseOffset) does not match")
             }
             let at = position
@@ -131,6 +137,17 @@ struct BatchScanner {
             if !goesOn { return .complete }
         }
         return .complete
+    }
+
+    /// The checksum of the batch at `position`, which is in the buffer.
+    private mutating func checksum(_ size: Int) -> UInt32 {
+        let from = RecordBatchHeader.Layout.checksummedFrom
+        let start = position - bufferStart
+        return buffer.withUnsafeBytes { bytes in
+            let batch = UnsafeRawBufferPointer(rebasing: bytes[start..<start + size])
+            return sums?.add(batch, summedFrom: from)
+                ?? CRC32C.compute(UnsafeRawBufferPointer(rebasing: batch[from...]))
+        }
     }
 
     private func withBytes<R>(

@@ -17,10 +17,10 @@ extension Segment {
     func writeFooter(pace: (Int) -> Bool) throws(LogError) -> String? {
         try writeIndexes(durable: false)
         let (size, next) = state.withLock { ($0.size, $0.nextOffset) }
-        var sums = BlockSums()
-        if let problem = try verifyBatches(pace: pace, { sums.add($0) }) { return problem }
+        let (problem, sums) = try verifyBatches(pace: pace, sumsBlocks: true)
+        if let problem { return problem }
         // A pass that was told to stop has not seen everything.
-        guard sums.size == size else { return nil }
+        guard let sums, sums.size == size else { return nil }
         do throws(FileSystemError) {
             let offsets = try fileSystem.readSmallFile(path(FileName.offsetIndex)) ?? []
             let times = try fileSystem.readSmallFile(path(FileName.timeIndex)) ?? []
@@ -40,21 +40,26 @@ extension Segment {
         }
     }
 
-    /// Verifies the batches of a segment; returns what is wrong and where, nil where nothing is.
+    /// Verifies the batches of a segment; returns what is wrong and where, nil where nothing is, and the checksums of the
+    /// blocks where they were asked for.
     private func verifyBatches(
         pace: (Int) -> Bool,
-        _ visit: (UnsafeRawBufferPointer) -> Void = { _ in }
-    ) throws(LogError) -> String? {
+        sumsBlocks: Bool
+    ) throws(LogError) -> (problem: String?, sums: BlockSums?) {
         let size = self.size
-        var scanner = BatchScanner(file: try file(), from: 0, to: size, nextOffset: baseOffset)
-        var end = BatchScanner.End.complete
-        end = try scanner.scan { header, _, bytes throws(LogError) in
-            visit(bytes)
-            return pace(header.sizeInBytes)
+        var scanner = BatchScanner(
+            file: try file(),
+            from: 0,
+            to: size,
+            nextOffset: baseOffset,
+            sumsBlocks: sumsBlocks
+        )
+        let end = try scanner.scan { header, _, _ throws(LogError) in pace(header.sizeInBytes) }
+        switch end {
+        case .complete: return (nil, scanner.sums)
+        case .invalid(let reason): return ("at byte \(scanner.position): \(reason)", nil)
+        case .zeros: return ("at byte \(scanner.position): zeros where batches should be", nil)
         }
-        if case .complete = end { return nil }
-        if case .invalid(let reason) = end { return "at byte \(scanner.position): \(reason)" }
-        return "at byte \(scanner.position): zeros where batches should be"
     }
 
     /// Whether a segment in which scrubbing found damage equals its footer, or without one has only valid batches.
@@ -63,7 +68,7 @@ extension Segment {
         guard (try? fileSystem.exists(path(FileName.damage))) == true else { return false }
         if (try? fileSystem.exists(path(FileName.footer))) == true, try scrub(pace: pace) != nil { return false }
         // A pass that was told to stop has not seen everything.
-        return try verifyBatches(pace: pace) == nil && pace(0)
+        return try verifyBatches(pace: pace, sumsBlocks: false).problem == nil && pace(0)
     }
 
     /// Compares a sealed segment with its footer; returns the first position that differs, nil where all is well or
@@ -93,12 +98,40 @@ struct BlockSums {
     private var blocks: ContiguousArray<UInt32> = []
     private var current: UInt32 = 0
 
+    /// Below this many bytes a second pass costs less than putting two checksums together.
+    private static let joinedFrom = 512
+
     mutating func add(_ bytes: UnsafeRawBufferPointer) {
+        eachPiece(of: bytes) { current, piece in current = CRC32C.extend(current, piece) }
+    }
+
+    /// Adds `bytes` and returns their own checksum from `start` on. Long pieces are read once for both.
+    mutating func add(_ bytes: UnsafeRawBufferPointer, summedFrom start: Int) -> UInt32 {
+        add(UnsafeRawBufferPointer(rebasing: bytes[..<start]))
+        var own: UInt32 = 0
+        eachPiece(of: UnsafeRawBufferPointer(rebasing: bytes[start...])) { current, piece in
+            if piece.count < Self.joinedFrom {
+                current = CRC32C.extend(current, piece)
+                own = CRC32C.extend(own, piece)
+            } else {
+                let checksum = CRC32C.compute(piece)
+                current = CRC32C.join(current, checksum, length: piece.count)
+                own = CRC32C.join(own, checksum, length: piece.count)
+            }
+        }
+        return own
+    }
+
+    /// Calls `body` with the checksum of the current block and the part of `bytes` that belongs to it, block by block.
+    private mutating func eachPiece(
+        of bytes: UnsafeRawBufferPointer,
+        _ body: (inout UInt32, UnsafeRawBufferPointer) -> Void
+    ) {
         var rest = bytes
         while !rest.isEmpty {
             let room = SegmentFooter.blockSize - size % SegmentFooter.blockSize
             let piece = UnsafeRawBufferPointer(rebasing: rest.prefix(room))
-            current = CRC32C.extend(current, piece)
+            body(&current, piece)
             size += piece.count
             rest = UnsafeRawBufferPointer(rebasing: rest[piece.count...])
             if size % SegmentFooter.blockSize == 0 {

@@ -28,10 +28,12 @@ final class GroupCommit: Sendable {
     private let onFailure: @Sendable (LogError) -> Void
     private let onAdvance = Mutex<@Sendable ([PartitionLog]) -> Void>({ _ in })
     private let rounds = Atomic<Int>(0)
+    private let pace: WritePace
 
-    init(parallelism: Int, isManual: Bool, onFailure: @escaping @Sendable (LogError) -> Void) {
+    init(parallelism: Int, isManual: Bool, pace: WritePace, onFailure: @escaping @Sendable (LogError) -> Void) {
         helpers = isManual ? 0 : min(max(parallelism, 1), 16) - 1
         self.isManual = isManual
+        self.pace = pace
         self.onFailure = onFailure
     }
 
@@ -101,7 +103,10 @@ final class GroupCommit: Sendable {
             steps.append(contentsOf: sync.steps)
             begun.append((log, sync))
         }
-        if let failure = run(steps) {
+        pace.roundBegins()
+        let failure = run(steps)
+        pace.roundEnded()
+        if let failure {
             // What a failed sync has left on the disk is unknown, and a second sync would not tell.
             onFailure(failure)
             for (log, _) in begun { log.failSync(failure) }

@@ -15,6 +15,12 @@ public enum CRC32C {
         mdc_crc32c(crc, bytes.baseAddress, bytes.count)
     }
 
+    /// The checksum of two stretches one after the other, from the checksum of each and the second's length in bytes
+    /// (below 4 GiB): for bytes that two checksums cover, at the price of one pass.
+    public static func join(_ first: UInt32, _ second: UInt32, length: Int) -> UInt32 {
+        mdc_crc32c_join(first, second, UInt64(length))
+    }
+
     /// How it is computed on this machine, for start-up logs and benchmark reports: `sse4.2`, `armv8` or `table`.
     public static var implementation: String { String(cString: mdc_crc32c_implementation()) }
 }
