@@ -2,12 +2,15 @@
 // A load generator on librdkafka: the client whose figures the broker is measured with.
 //   kafka_load produce HOST:PORT TOPIC COUNT SIZE      as fast as it goes, acks=all, 1 MB batches; prints seconds
 //   kafka_load consume HOST:PORT TOPIC COUNT PARTITIONS
-//   kafka_load latency HOST:PORT TOPIC RATE SECONDS    one record at a time at a rate, acks=all; prints p50 and p99 in ms
+//   kafka_load latency HOST:PORT TOPIC RATE SECONDS    one record at a time at a rate, acks=all; prints p50 and p99 in ms of
+//                                                      acknowledgements, then of records from producer to consumer
 #include <librdkafka/rdkafka.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 static double now(void) {
     struct timespec time;
@@ -122,6 +125,36 @@ static int ascending(const void *left, const void *right) {
     return difference < 0 ? -1 : difference > 0;
 }
 
+static double *journeys;
+static long arrived;
+static volatile int is_listening;
+static long awaited;
+static long warming;
+
+static void *listen_to(void *opaque) {
+    const char **where = opaque;
+    rd_kafka_conf_t *configuration = rd_kafka_conf_new();
+    set(configuration, "bootstrap.servers", where[0]);
+    set(configuration, "group.id", "latency");
+    rd_kafka_t *handle = client(RD_KAFKA_CONSUMER, configuration);
+    rd_kafka_poll_set_consumer(handle);
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(list, where[1], 0)->offset = 0;
+    rd_kafka_assign(handle, list);
+    is_listening = 1;
+    for (long seen = 0; seen < awaited;) {
+        rd_kafka_message_t *message = rd_kafka_consumer_poll(handle, 10000);
+        if (!message) break;
+        if (!message->err && message->len >= sizeof(double)) {
+            double sent;
+            memcpy(&sent, message->payload, sizeof sent);
+            if (seen++ >= warming) journeys[arrived++] = now() - sent;
+        }
+        rd_kafka_message_destroy(message);
+    }
+    return NULL;
+}
+
 static int latency(const char *brokers, const char *topic, long rate, long seconds) {
     rd_kafka_conf_t *configuration = rd_kafka_conf_new();
     set(configuration, "bootstrap.servers", brokers);
@@ -131,27 +164,38 @@ static int latency(const char *brokers, const char *topic, long rate, long secon
     rd_kafka_t *handle = client(RD_KAFKA_PRODUCER, configuration);
     long total = rate * seconds, warm = rate;
     latencies = calloc((size_t)(total + warm), sizeof *latencies);
+    journeys = calloc((size_t)(total + warm), sizeof *journeys);
+    awaited = total + warm;
+    warming = warm;
+    const char *where[] = {brokers, topic};
+    pthread_t listener;
+    pthread_create(&listener, NULL, listen_to, where);
+    while (!is_listening) usleep(1000);
     char payload[100];
     memset(payload, 'x', sizeof payload);
     double began = now();
     for (long index = 0; index < total + warm; index++) {
         double due = began + (double)index / (double)rate;
         while (now() < due) rd_kafka_poll(handle, 0);
-        double *sent = NULL;
+        double *sent = NULL, sending = now();
+        memcpy(payload, &sending, sizeof sending);
         if (index >= warm) {
             sent = malloc(sizeof *sent);
-            *sent = now();
+            *sent = sending;
         }
         rd_kafka_producev(handle, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_VALUE(payload, sizeof payload),
                           RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_OPAQUE(sent), RD_KAFKA_V_END);
     }
     rd_kafka_flush(handle, 30000);
-    if (failures || measured == 0) {
-        fprintf(stderr, "%ld failed, %ld measured\n", failures, measured);
+    pthread_join(listener, NULL);
+    if (failures || measured == 0 || arrived < total) {
+        fprintf(stderr, "%ld failed, %ld measured, %ld of %ld came\n", failures, measured, arrived, total);
         return 1;
     }
     qsort(latencies, (size_t)measured, sizeof *latencies, ascending);
-    printf("%.3f %.3f\n", latencies[measured / 2] * 1e3, latencies[measured * 99 / 100] * 1e3);
+    qsort(journeys, (size_t)arrived, sizeof *journeys, ascending);
+    printf("%.3f %.3f %.3f %.3f\n", latencies[measured / 2] * 1e3, latencies[measured * 99 / 100] * 1e3,
+           journeys[arrived / 2] * 1e3, journeys[arrived * 99 / 100] * 1e3);
     return 0;
 }
 

@@ -27,6 +27,7 @@ final class BrokerServices: Sendable {
     let shares: SharePartitionManager
     let fetchSessions: Mutex<FetchSessionCache>
     let quotas: QuotaManager
+    let syncRounds: SyncRoundMetrics
     /// Id of the data folder.
     let directoryID: KafkaUUID
     private let advertisedAddress: Mutex<HostPort>
@@ -46,6 +47,7 @@ final class BrokerServices: Sendable {
         let configuration = live.current
         self.logger = logger
         self.logs = logs
+        syncRounds = SyncRoundMetrics(logs)
         self.metadata = metadata
         self.partitions = partitions
         self.controller = controller

@@ -78,13 +78,38 @@ public struct LogRead: Sendable {
                 return count
             }
             if let failure { throw LogError(failure, while: "reading records") }
-            guard count == slice.length else {
-                throw LogError(
-                    .damaged,
-                    "\(slice.file.path) ends after \(slice.position + count) bytes; batches up to \(slice.position + slice.length) were expected"
-                )
-            }
+            guard count == slice.length else { throw Self.tooShort(slice, after: slice.position + count) }
         }
+    }
+
+    /// Brings the slices into memory without keeping them: sent from the file soon after, they do not wait for the disk.
+    /// Blocks where pages are cold.
+    public func load() throws(LogError) {
+        for slice in slices {
+            var failure: LogError?
+            withUnsafeTemporaryAllocation(byteCount: min(slice.length, 256 << 10), alignment: 4096) { window in
+                var position = slice.position
+                let end = slice.position + slice.length
+                while position < end && failure == nil {
+                    let wanted = UnsafeMutableRawBufferPointer(rebasing: window[..<min(window.count, end - position)])
+                    do throws(FileSystemError) {
+                        let count = try slice.file.readFully(into: wanted, at: position)
+                        position += count
+                        if count < wanted.count { failure = Self.tooShort(slice, after: position) }
+                    } catch {
+                        failure = LogError(error, while: "reading records")
+                    }
+                }
+            }
+            if let failure { throw failure }
+        }
+    }
+
+    private static func tooShort(_ slice: FileSlice, after position: Int) -> LogError {
+        LogError(
+            .damaged,
+            "\(slice.file.path) ends after \(position) bytes; batches up to \(slice.position + slice.length) were expected"
+        )
     }
 }
 

@@ -153,6 +153,71 @@ class Hostile(unittest.TestCase):
                 receive(connection)
         self.stays_up(64 * MEBIBYTE)
 
+    def test_large_requests_that_go_on_arriving_hold_a_bounded_sum(self):
+        """200 connections push 100 MB requests as far as the node takes them, which would be gigabytes."""
+        piece = b"x" * (1 << 18)
+        held = []
+        for _ in range(200):
+            connection = connect(self.broker, timeout=30)
+            connection.sendall(struct.pack(">i", 100_000_000) + header(0, 9))
+            connection.setblocking(False)
+            held.append(connection)
+        pushed, largest = 0, 0
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline and pushed < 4 << 30:
+            before = pushed
+            for connection in held:
+                try:
+                    pushed += connection.send(piece)
+                except BlockingIOError:
+                    pass
+                except OSError:
+                    # The node closes the largest ones where they are too much together.
+                    continue
+            largest = max(largest, self.broker.rss_bytes() - self.before)
+            if pushed == before:
+                time.sleep(0.05)
+        self.assertGreater(pushed, 512 * MEBIBYTE, "not enough was sent to show anything")
+        self.assertLess(largest, 768 * MEBIBYTE, f"memory grew by {largest // MEBIBYTE} MiB")
+        self.serves()
+        for connection in held:
+            connection.close()
+        self.serves()
+
+    def test_readers_who_do_not_read_hold_little_memory(self):
+        """120 connections ask for 3.6 megabytes of records each and take none of it: the answers stay in the file."""
+        large = b"x" * 900_000
+        producer = Producer({"bootstrap.servers": self.broker.bootstrap, "acks": "all", "message.timeout.ms": 60_000})
+        for _ in range(16):
+            producer.produce("large", large, partition=0)
+        self.assertEqual(producer.flush(60), 0, self.broker.tail())
+        self.serves()
+        before = self.broker.rss_bytes()
+        # Fetch 4: one partition from offset 0, one batch at most; four in a row.
+        topic = struct.pack(">h", 5) + b"large"
+        fetch = framed(
+            header(1, 4) + struct.pack(">iiiib", -1, 0, 1, 50 * MEBIBYTE, 0)
+            + struct.pack(">i", 1) + topic + struct.pack(">iiqi", 1, 0, 0, 900_200))
+        held = []
+        for _ in range(120):
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(60)
+            connection.connect(("127.0.0.1", self.broker.port))
+            connection.sendall(fetch * 4)
+            held.append(connection)
+        # Each is being answered: the first bytes of its first answer have come.
+        for connection in held:
+            size = struct.unpack(">i", connection.recv(4))[0]
+            self.assertGreater(size, 890_000)
+        self.serves()
+        grown = self.broker.rss_bytes() - before
+        self.assertLess(grown, 256 * MEBIBYTE, f"memory grew by {grown // MEBIBYTE} MiB for {len(held)} slow readers")
+        for connection in held:
+            connection.close()
+        self.serves()
+        self.assertTrue(self.broker.alive())
+
     def test_a_thousand_half_sent_large_requests_hold_little_memory(self):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))

@@ -127,8 +127,8 @@ public struct BrokerConfiguration: Sendable {
     public var fetchMaxBytes = 57_671_680
     /// Incremental fetch sessions kept (`max.incremental.fetch.session.cache.slots`).
     public var fetchSessionSlots = 1_000
-    /// Reads up to this many bytes are copied; larger ones go from the file to the socket.
-    public var fetchCopyMaxBytes = 64 << 10
+    /// Records of a fetch answer up to this many bytes are copied; the others go from the file to the socket.
+    public var fetchCopyMaxBytes = 1 << 20
 
     // MARK: Groups
 

@@ -331,7 +331,7 @@ public enum BrokerSettings {
             .int,
             \.fetchCopyMaxBytes,
             0...1 << 30,
-            "Reads up to this size are copied, larger ones go from file to socket."
+            "Records of a fetch answer up to this sum are copied, the others go from file to socket."
         ),
     ]
 

@@ -4,10 +4,12 @@ import MDCModel
 import NIOCore
 import Synchronization
 
-/// A fetch that waits until enough can be read, or its time is up. Woken by its partitions, never polled.
+/// A fetch that waits until enough can be read, or its time is up. Woken by its partitions, never polled; those of a session
+/// wake it by way of the session's watch.
 final class DelayedFetch: PartitionWaiter {
     private let context: RequestContext
-    private let targets: [FetchTarget]
+    private let targets: @Sendable () -> [FetchTarget]
+    private let watch: FetchSessionWatch?
     private let reader: FetchReader
     private let complete: @Sendable (FetchReader.Outcome) -> Void
     private let isQueued = Atomic<Bool>(false)
@@ -16,29 +18,40 @@ final class DelayedFetch: PartitionWaiter {
     nonisolated(unsafe) private var isDone = false
     nonisolated(unsafe) private var timer: Scheduled<Void>?
 
+    /// - Parameters:
+    ///   - targets: The partitions to read; asked for on the loop, each time.
+    ///   - watch: Of the session whose partitions they are; nil for a fetch that names its partitions.
     init(
         context: RequestContext,
-        targets: [FetchTarget],
+        targets: @escaping @Sendable () -> [FetchTarget],
+        watch: FetchSessionWatch?,
         reader: FetchReader,
         complete: @escaping @Sendable (FetchReader.Outcome) -> Void
     ) {
         self.context = context
         self.targets = targets
+        self.watch = watch
         self.reader = reader
         self.complete = complete
     }
 
     /// Begins to wait, on the loop; `outcome` is what was found just now.
     func start(_ outcome: FetchReader.Outcome, maxWaitMilliseconds: Int32) {
-        watched = outcome.findings.compactMap(\.partition)
-        for partition in watched { partition.addWaiter(self) }
+        if let watch {
+            watch.add(self)
+        } else {
+            watched = outcome.findings.compactMap(\.partition)
+            for partition in watched { partition.addWaiter(self) }
+        }
         timer = context.eventLoop.scheduleTask(in: .milliseconds(Int64(maxWaitMilliseconds))) { self.expire() }
         // What advanced between the read and the registration was announced to nobody.
-        let isStale = outcome.findings.contains { finding in
-            guard let partition = finding.partition else { return false }
-            return partition.isDeleted
-                || partition.readableEnd(readCommitted: reader.parameters.readCommitted) != finding.readableEnd
-        }
+        let isStale =
+            watch?.hasChanged
+            ?? outcome.findings.contains { finding in
+                guard let partition = finding.partition else { return false }
+                return partition.isDeleted
+                    || partition.readableEnd(readCommitted: reader.parameters.readCommitted) != finding.readableEnd
+            }
         if isStale { look() }
     }
 
@@ -54,18 +67,29 @@ final class DelayedFetch: PartitionWaiter {
 
     private func look() {
         guard !isDone else { return }
-        let outcome = reader.read(targets)
-        if outcome.bytes >= reader.parameters.minBytes || outcome.isUrgent { finish(outcome) }
+        // Whoever waits for many bytes is woken by each append: it copies when there are enough.
+        if reader.parameters.minBytes > 1, !isEnough(read(copies: false)) { return }
+        let outcome = read()
+        if isEnough(outcome) { finish(outcome) }
+    }
+
+    private func read(copies: Bool = true) -> FetchReader.Outcome {
+        reader.read(targets(), on: context.connection.worker, copies: copies)
+    }
+
+    private func isEnough(_ outcome: FetchReader.Outcome) -> Bool {
+        outcome.bytes >= reader.parameters.minBytes || outcome.isUrgent
     }
 
     private func expire() {
-        if !isDone { finish(reader.read(targets)) }
+        if !isDone { finish(read()) }
     }
 
     private func finish(_ outcome: FetchReader.Outcome) {
         isDone = true
         timer?.cancel()
         timer = nil
+        watch?.remove(self)
         for partition in watched { partition.removeWaiter(self) }
         watched = []
         complete(outcome)

@@ -10,7 +10,7 @@ struct FetchParameters: Sendable {
     var maxBytes: Int
     var minBytes: Int
     var readCommitted: Bool
-    /// Reads up to this size are copied at once.
+    /// Records of an answer up to this sum are copied at once; the others go from the file to the socket.
     var copyMaxBytes: Int
 }
 
@@ -63,12 +63,25 @@ struct FetchReader: Sendable {
         var isUrgent = false
     }
 
-    func read(_ targets: [FetchTarget]) -> Outcome {
+    /// Reads each partition once.
+    ///
+    /// - Parameters:
+    ///   - worker: Of the loop that this runs on; tells how much may be copied.
+    ///   - copies: False for a look that may find too little.
+    func read(_ targets: [FetchTarget], on worker: LoopWorker, copies: Bool = true) -> Outcome {
+        let copyMaxBytes = copies ? worker.copyAllowance(parameters.copyMaxBytes) : 0
         var outcome = Outcome(findings: [])
         outcome.findings.reserveCapacity(targets.count)
+        var copied = 0
         for target in targets {
-            let finding = read(target, bytesLeft: parameters.maxBytes - outcome.bytes, isFirst: outcome.bytes == 0)
+            let finding = read(
+                target,
+                bytesLeft: parameters.maxBytes - outcome.bytes,
+                copyLeft: copyMaxBytes - copied,
+                isFirst: outcome.bytes == 0
+            )
             outcome.bytes += finding.records.length
+            if case .copied(let buffer) = finding.records { copied += buffer.readableBytes }
             if finding.isError || finding.isForced { outcome.isUrgent = true }
             outcome.findings.append(finding)
         }
@@ -89,7 +102,7 @@ struct FetchReader: Sendable {
         }
     }
 
-    private func read(_ target: FetchTarget, bytesLeft: Int, isFirst: Bool) -> FetchFinding {
+    private func read(_ target: FetchTarget, bytesLeft: Int, copyLeft: Int, isFirst: Bool) -> FetchFinding {
         let (found, problem) = find(target)
         guard let partition = found else { return failed(target, nil, problem) }
         if target.currentLeaderEpoch >= 0 && target.currentLeaderEpoch != partition.leaderEpoch.rawValue {
@@ -97,8 +110,7 @@ struct FetchReader: Sendable {
             return failed(target, partition, isOld ? .fencedLeaderEpoch : .unknownLeaderEpoch)
         }
         let log = partition.log
-        let highWatermark = log.highWatermark
-        let lastStable = log.lastStableOffset
+        let (highWatermark, lastStable, logStart, end) = log.fetchMarks
         let offset = Offset(target.fetchOffset)
         var finding = FetchFinding(
             target: target,
@@ -107,18 +119,18 @@ struct FetchReader: Sendable {
                 partitionIndex: target.index,
                 highWatermark: highWatermark.rawValue,
                 lastStableOffset: lastStable.rawValue,
-                logStartOffset: log.logStartOffset.rawValue
+                logStartOffset: logStart.rawValue
             ),
             readableEnd: parameters.readCommitted ? lastStable : highWatermark
         )
         if target.lastFetchedEpoch >= 0, diverges(target, log, &finding) { return finding }
-        if offset < log.logStartOffset || offset > log.logEndOffset {
+        if offset < logStart || offset > end {
             return failed(target, partition, .offsetOutOfRange)
         }
         if parameters.readCommitted { finding.data.abortedTransactions = [] }
         guard offset < finding.readableEnd, isFirst || bytesLeft > 0 else { return finding }
         do throws(LogError) {
-            try readRecords(&finding, log, from: offset, bytesLeft: bytesLeft, isFirst: isFirst)
+            try readRecords(&finding, log, from: offset, bytesLeft: bytesLeft, copyLeft: copyLeft, isFirst: isFirst)
         } catch {
             return failed(target, partition, error.kafkaError)
         }
@@ -130,6 +142,7 @@ struct FetchReader: Sendable {
         _ log: PartitionLog,
         from offset: Offset,
         bytesLeft: Int,
+        copyLeft: Int,
         isFirst: Bool
     ) throws(LogError) {
         let found = try log.read(
@@ -146,7 +159,7 @@ struct FetchReader: Sendable {
                 .map { .init(producerId: $0.producerID.rawValue, firstOffset: $0.firstOffset.rawValue) }
         }
         let mustCopy = found.slices.contains { $0.descriptor < 0 }
-        if mustCopy || (size <= parameters.copyMaxBytes && found.isResident) {
+        if mustCopy || (size <= copyLeft && found.isResident) {
             var buffer = ByteBuffer()
             try found.copy(into: &buffer)
             finding.records = .copied(buffer)

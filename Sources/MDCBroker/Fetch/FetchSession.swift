@@ -39,6 +39,8 @@ struct FetchTarget: Sendable {
     var toldLogStart: Int64 = -1
     /// Found once; looked for again when the topic has been deleted.
     var partition: Partition?
+    /// Whether `partition` tells the session's watch of what happens to it.
+    var isWatched = false
 
     var key: FetchKey { FetchKey(name: topic.name, id: topic.id, index: index) }
 }
@@ -62,6 +64,9 @@ struct FetchSession: Sendable {
     let byID: Bool
     private(set) var targets: [FetchTarget?] = []
     private var positions: [FetchKey: Int] = [:]
+    private let registration = FetchSessionRegistration()
+    /// Whether the last look found nothing to tell of any partition, and nothing was asked otherwise since.
+    private var isQuiet = false
     /// Where the next read begins, so that no partition starves the ones behind it.
     private var cursor = 0
 
@@ -83,6 +88,7 @@ struct FetchSession: Sendable {
 
     /// Adds a partition or changes what is asked of it.
     mutating func upsert(_ target: FetchTarget) {
+        isQuiet = false
         if let position = positions[target.key], var known = targets[position] {
             known.fetchOffset = target.fetchOffset
             known.maxBytes = target.maxBytes
@@ -108,18 +114,38 @@ struct FetchSession: Sendable {
         cursor = 0
     }
 
-    /// The partitions in the order to read them this time.
-    var readOrder: [FetchTarget] {
+    /// Learns of changes of the partitions that were noted.
+    var watch: FetchSessionWatch { registration.watch }
+
+    /// The partitions of which there may be something to tell, in the order to read them. Costs next to nothing where there
+    /// was nothing the last time, and no partition has announced a change since.
+    mutating func restless(readCommitted: Bool) -> [FetchTarget] {
+        if isQuiet && !watch.hasChanged { return [] }
+        // What changes from here on is announced again.
+        watch.beginLook()
+        var found: [FetchTarget] = []
         let start = cursor < targets.count ? cursor : 0
-        return (targets[start...] + targets[..<start]).compactMap { $0 }
+        for index in targets.indices {
+            let position = index + start < targets.count ? index + start : index + start - targets.count
+            guard let target = targets[position] else { continue }
+            if let partition = target.partition, !target.isWatched {
+                registration.add(partition)
+                targets[position]?.isWatched = true
+            }
+            if !target.isQuiet(readCommitted: readCommitted) { found.append(target) }
+        }
+        isQuiet = found.isEmpty
+        return found
     }
 
     /// Notes what was found for a partition; returns whether the client must be told.
     mutating func note(_ key: FetchKey, _ answer: FetchAnswer, partition: Partition?) -> Bool {
+        isQuiet = false
         guard let position = positions[key], var target = targets[position] else { return true }
         let isNews =
             answer.hasRecords || answer.isError || answer.isForced
             || answer.highWatermark != target.toldHighWatermark || answer.logStart != target.toldLogStart
+        if target.partition !== partition { target.isWatched = false }
         target.partition = partition
         // After an error everything is news.
         target.toldHighWatermark = answer.isError ? -1 : answer.highWatermark
@@ -202,11 +228,16 @@ struct FetchSessionCache: Sendable {
         return true
     }
 
-    /// The partitions of a session in the order to read them.
-    func targets(of id: Int32) -> [FetchTarget] { entries[id]?.session.readOrder ?? [] }
+    /// The partitions of a session of which there may be something to tell, and who learns of changes of them all.
+    mutating func restless(_ id: Int32, readCommitted: Bool) -> (targets: [FetchTarget], watch: FetchSessionWatch?) {
+        guard let position = entries.index(forKey: id) else { return ([], nil) }
+        let targets = entries.values[position].session.restless(readCommitted: readCommitted)
+        return (targets, entries.values[position].session.watch)
+    }
 
     /// Notes what was found; returns for each whether the client must be told.
     mutating func note(_ id: Int32, _ answers: [(FetchKey, FetchAnswer, Partition?)]) -> [Bool] {
+        if answers.isEmpty { return [] }
         guard var entry = entries.removeValue(forKey: id) else { return answers.map { _ in true } }
         defer { entries[id] = entry }
         return answers.map { entry.session.note($0.0, $0.1, partition: $0.2) }

@@ -35,11 +35,14 @@ struct FetchHandler: Sendable {
                 random: &random
             )
         }
-        let toRead: [FetchTarget]
+        let readCommitted = view.isolationLevel == 1
+        var toRead = targets
+        var watch: FetchSessionWatch?
         switch verdict {
         case .failed(let code): return answerError(context, code)
-        case .sessionless, .created: toRead = targets
-        case .incremental(let id): toRead = services.fetchSessions.withLock { $0.targets(of: id) }
+        case .sessionless, .created: break
+        case .incremental(let id):
+            (toRead, watch) = services.fetchSessions.withLock { $0.restless(id, readCommitted: readCommitted) }
         }
         let owed = services.quotas.delay(.consumerByteRate, clientID: context.clientID, now: context.receivedAt)
         if owed > 0 { return answerThrottled(context, verdict, owed) }
@@ -49,18 +52,32 @@ struct FetchHandler: Sendable {
             parameters: FetchParameters(
                 maxBytes: min(Int(max(0, view.maxBytes)), live.fetchMaxBytes),
                 minBytes: Int(view.minBytes),
-                readCommitted: view.isolationLevel == 1,
+                readCommitted: readCommitted,
                 copyMaxBytes: live.fetchCopyMaxBytes
             )
         )
-        let outcome = reader.read(toRead)
-        if outcome.bytes >= reader.parameters.minBytes || outcome.isUrgent || view.maxWaitMs <= 0 || toRead.isEmpty {
+        let outcome = reader.read(toRead, on: context.connection.worker)
+        if outcome.bytes >= reader.parameters.minBytes || outcome.isUrgent || view.maxWaitMs <= 0
+            || (toRead.isEmpty && watch == nil)
+        {
             answer(context, verdict, outcome)
         } else {
-            DelayedFetch(context: context, targets: toRead, reader: reader) { outcome in
+            let again = again(verdict, toRead, readCommitted: readCommitted)
+            DelayedFetch(context: context, targets: again, watch: watch, reader: reader) { outcome in
                 self.answer(context, verdict, outcome)
             }.start(outcome, maxWaitMilliseconds: view.maxWaitMs)
         }
+    }
+
+    /// What a waiting fetch reads when it is woken: of a session, what has changed.
+    private func again(
+        _ verdict: FetchSessionCache.Verdict,
+        _ targets: [FetchTarget],
+        readCommitted: Bool
+    ) -> @Sendable () -> [FetchTarget] {
+        guard case .incremental(let id) = verdict else { return { targets } }
+        let services = services
+        return { services.fetchSessions.withLock { $0.restless(id, readCommitted: readCommitted).targets } }
     }
 
     private static func targets(of view: FetchRequestView) throws(ProtocolError) -> [FetchTarget] {
@@ -125,10 +142,9 @@ struct FetchHandler: Sendable {
             var findings = outcome.findings
             for index in findings.indices {
                 guard case .files(let read) = findings[index].records, !read.isResident else { continue }
-                var buffer = ByteBuffer()
                 do throws(LogError) {
-                    try read.copy(into: &buffer)
-                    findings[index].records = .copied(buffer)
+                    // However many clients read what is cold, at once only the pool's threads hold some of it.
+                    try read.load()
                 } catch {
                     findings[index].records = .none
                     findings[index].data.errorCode = error.kafkaError.rawValue

@@ -1,10 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CMDCSystem
+import MDCLog
 import MDCModel
 import MDCProtocol
 import NIOCore
 import Synchronization
+
+/// How long the storage engine's sync rounds take.
+final class SyncRoundMetrics: Sendable {
+    private let durations = Mutex(LoopMetrics.Histogram())
+
+    /// Counts the rounds of `logs` from now on.
+    init(_ logs: LogManager) {
+        logs.onSyncRound { [weak self] nanoseconds in
+            self?.durations.withLock { $0.record(nanoseconds: nanoseconds) }
+        }
+    }
+
+    var snapshot: LoopMetrics.Histogram { durations.withLock { $0 } }
+}
 
 /// What one event loop counts. Written on its loop, read by whoever scrapes.
 final class LoopMetrics: Sendable {

@@ -86,6 +86,7 @@ struct MetricsCollector {
     private func addStorage(_ report: inout MetricsReport) {
         let logs = services.logs
         report.add("mdc_log_sync_rounds_total", "counter", "Rounds in which appends went to disk.", logs.syncRounds)
+        report.addSyncRounds(services.syncRounds.snapshot)
         report.add("mdc_log_open_files", "gauge", "Segment files that are open.", logs.openFileCount)
         let directories = logs.directoryUsage()
         report.add(

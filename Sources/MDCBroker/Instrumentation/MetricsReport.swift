@@ -125,6 +125,16 @@ struct MetricsReport {
         )
     }
 
+    /// Adds how long sync rounds took.
+    mutating func addSyncRounds(_ durations: LoopMetrics.Histogram) {
+        begin(
+            "mdc_log_sync_round_duration_seconds",
+            "histogram",
+            "Time in which the files of a round of the group commit went to disk."
+        )
+        histogram("mdc_log_sync_round_duration_seconds", [], durations)
+    }
+
     /// Adds how late the loops were.
     mutating func addDelays(_ loops: [LoopMetrics.Counts]) {
         begin(

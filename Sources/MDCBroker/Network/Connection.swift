@@ -2,6 +2,7 @@
 
 import MDCLog
 import NIOCore
+import Synchronization
 
 /// Part of an answer.
 enum ResponsePiece: Sendable {
@@ -15,6 +16,24 @@ enum ResponsePiece: Sendable {
         case .file(let slice): slice.length
         }
     }
+}
+
+/// Bytes that an unsent answer holds, counted from its making until it is sent or dropped: a slow reader's share of the
+/// event loop's room for copies.
+final class HeldCopies: Sendable {
+    private let worker: LoopWorker
+    private let bytes: Atomic<Int>
+
+    init(_ bytes: Int, on worker: LoopWorker) {
+        self.worker = worker
+        self.bytes = Atomic(bytes)
+        worker.holds(bytes)
+    }
+
+    deinit { release() }
+
+    /// They are held no longer.
+    func release() { worker.holds(-bytes.exchange(0, ordering: .relaxed)) }
 }
 
 /// One client's connection, as the rest of the broker sees it.

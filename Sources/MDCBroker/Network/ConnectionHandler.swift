@@ -242,16 +242,21 @@ final class ConnectionHandler: ChannelDuplexHandler {
         hasUnflushed = true
         let promise = context.eventLoop.makePromise(of: Void.self)
         let bytes: Int
+        var held: HeldCopies?
         switch response {
         case .frame(let frame):
             bytes = frame.readableBytes
             context.write(wrapOutboundOut(.byteBuffer(frame)), promise: promise)
-        case .pieces(let pieces):
+        case .pieces(let pieces, let copies):
             bytes = pieces.reduce(0) { $0 + $1.length }
+            held = copies
             writePieces(pieces, context, promise)
         }
         worker.metrics.sent(bytes)
-        promise.futureResult.assumeIsolated().whenComplete { [weak self] _ in self?.wrote(bytes) }
+        promise.futureResult.assumeIsolated().whenComplete { [weak self] _ in
+            held?.release()
+            self?.wrote(bytes)
+        }
     }
 
     private func writePieces(

@@ -29,6 +29,13 @@ final class LoopWorker: Sendable {
     nonisolated(unsafe) private var waiting: Deque<any ExpiringRequest> = []
     nonisolated(unsafe) private var isSweeping = false
 
+    /// Bytes of records that were copied into answers which are not sent yet.
+    private let heldBytes = Atomic<Int>(0)
+    /// As long as answers hold no more than this, records are copied; slow readers get theirs from the file.
+    private static let roomForCopies = 32 << 20
+    /// What an answer may copy while answers hold up to twice that.
+    static let smallCopy = 64 << 10
+
     private struct Inbox {
         var work: [@Sendable () -> Void] = []
         var isAwake = false
@@ -38,6 +45,16 @@ final class LoopWorker: Sendable {
         self.eventLoop = eventLoop
         self.metrics = metrics
     }
+
+    /// How many bytes of records an answer may hold as a copy, of at most `limit`.
+    func copyAllowance(_ limit: Int) -> Int {
+        let held = heldBytes.load(ordering: .relaxed)
+        if held < Self.roomForCopies { return limit }
+        return held < 2 * Self.roomForCopies ? min(limit, Self.smallCopy) : 0
+    }
+
+    /// Counts bytes of records that an answer holds as a copy; negative when it holds them no longer.
+    func holds(_ bytes: Int) { heldBytes.add(bytes, ordering: .relaxed) }
 
     /// Sees to it that `request` expires, about when it is due. Costs next to nothing where requests are answered about in
     /// their order: no timer each.

@@ -91,7 +91,12 @@ final class RequestContext: Sendable {
 
     /// Answers with a whole frame in pieces.
     func respond(pieces: [ResponsePiece]) {
-        finish(.pieces(pieces), bytes: pieces.reduce(0) { $0 + $1.length })
+        var copied = 0
+        for case .bytes(let buffer) in pieces { copied += buffer.readableBytes }
+        finish(
+            .pieces(pieces, HeldCopies(copied, on: connection.worker)),
+            bytes: pieces.reduce(0) { $0 + $1.length }
+        )
     }
 
     /// Ends a request that is not answered (`acks=0`).
@@ -116,6 +121,6 @@ final class RequestContext: Sendable {
     /// What is sent.
     enum Response: Sendable {
         case frame(ByteBuffer)
-        case pieces([ResponsePiece])
+        case pieces([ResponsePiece], HeldCopies)
     }
 }

@@ -110,6 +110,12 @@ public final class LogManager: Sendable {
         environment.groupCommit.setAdvanceHandler(handler)
     }
 
+    /// `handler` is called on a sync thread after each round, with the nanoseconds that bringing its files to disk took. It
+    /// must not block.
+    public func onSyncRound(_ handler: @escaping @Sendable (_ nanoseconds: UInt64) -> Void) {
+        environment.groupCommit.setRoundHandler(handler)
+    }
+
     /// The log of a partition; nil where there is none.
     public func partition(_ topicPartition: TopicPartition) -> PartitionLog? {
         state.withLock { $0.logs[topicPartition] }

@@ -149,6 +149,11 @@ public final class PartitionLog: Sendable {
     /// The last stable offset: before it, every transaction is decided. At most the high watermark.
     public var lastStableOffset: Offset { published.withLock { $0.lastStable } }
 
+    /// What a fetch is told of the log, as of one moment.
+    public var fetchMarks: (highWatermark: Offset, lastStable: Offset, logStart: Offset, end: Offset) {
+        published.withLock { ($0.committed, $0.lastStable, $0.logStart, $0.end) }
+    }
+
     /// The transactions that were aborted and have records in `range`: what a read-committed consumer of that range
     /// must be told.
     public func abortedTransactions(in range: Range<Offset>) -> [AbortedTransaction] {

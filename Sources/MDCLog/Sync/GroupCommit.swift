@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CMDCSystem
 import MDCModel
 import Synchronization
 
@@ -29,6 +30,7 @@ final class GroupCommit: Sendable {
     private let onAdvance = Mutex<@Sendable ([PartitionLog]) -> Void>({ _ in })
     private let rounds = Atomic<Int>(0)
     private let pace: WritePace
+    private let onRound = Mutex<(@Sendable (UInt64) -> Void)?>(nil)
 
     init(parallelism: Int, isManual: Bool, pace: WritePace, onFailure: @escaping @Sendable (LogError) -> Void) {
         helpers = isManual ? 0 : min(max(parallelism, 1), 16) - 1
@@ -43,6 +45,9 @@ final class GroupCommit: Sendable {
     func setAdvanceHandler(_ handler: @escaping @Sendable ([PartitionLog]) -> Void) {
         onAdvance.withLock { $0 = handler }
     }
+
+    /// Called after each round with the nanoseconds that its syncs took.
+    func setRoundHandler(_ handler: @escaping @Sendable (UInt64) -> Void) { onRound.withLock { $0 = handler } }
 
     /// Adds a partition to the next round. The partition makes sure that it is not in the queue already.
     func enqueue(_ log: PartitionLog) {
@@ -103,6 +108,8 @@ final class GroupCommit: Sendable {
             steps.append(contentsOf: sync.steps)
             begun.append((log, sync))
         }
+        let measure = onRound.withLock { $0 }
+        let start = measure == nil ? 0 : mdc_monotonic_ns()
         pace.roundBegins()
         let failure = run(steps)
         pace.roundEnded()
@@ -112,6 +119,7 @@ final class GroupCommit: Sendable {
             for (log, _) in begun { log.failSync(failure) }
             return true
         }
+        measure?(mdc_monotonic_ns() - start)
         rounds.add(1, ordering: .relaxed)
         var advanced: [PartitionLog] = []
         var finished: [(waiter: DurabilityWaiter, result: Result<Void, LogError>)] = []

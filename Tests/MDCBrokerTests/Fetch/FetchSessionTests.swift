@@ -81,8 +81,8 @@ struct FetchSessionTests {
         var cache = FetchSessionCache(capacity: 2)
         let id = try create(&cache, [target(0), target(1)])
         _ = begin(&cache, id, 1, [target(1, offset: 9), target(2)], forgotten: [target(0).key])
-        #expect(cache.targets(of: id).map(\.index) == [1, 2])
-        #expect(cache.targets(of: id).first?.fetchOffset == 9)
+        #expect(cache.restless(id, readCommitted: false).targets.map(\.index) == [1, 2])
+        #expect(cache.restless(id, readCommitted: false).targets.first?.fetchOffset == 9)
     }
 
     @Test("A full fetch that names a session ends it")
@@ -122,7 +122,7 @@ struct FetchSessionTests {
         #expect(!note(0, end: 5))
         #expect(note(0, end: 6))
         #expect(note(1, records: true, end: 6))
-        #expect(cache.targets(of: id).map(\.index) == [2, 0, 1])
+        #expect(cache.restless(id, readCommitted: false).targets.map(\.index) == [2, 0, 1])
         #expect(note(2, error: true, end: -1))
         #expect(note(2, end: 0))
     }
