@@ -38,8 +38,9 @@ public struct LogConfiguration: Sendable {
     public var backgroundMode: BackgroundMode = .threads
     /// Files that one sync round brings to disk at the same time (1–16).
     public var syncParallelism = 4
-    /// Threads that recover partitions at start.
-    public var recoveryThreads = 4
+    /// Threads that recover partitions at start, and close them at the end: with many partitions both are mostly waits for
+    /// syncs, which a disk does together.
+    public var recoveryThreads = 16
     /// Open segment files beyond which idle ones are closed; never more than half of what the process may open.
     public var maxOpenFiles = 4096
     /// Interval syncs, compaction, delayed deletions and other maintenance are looked at this often, milliseconds.

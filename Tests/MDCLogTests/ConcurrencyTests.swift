@@ -186,8 +186,13 @@ import Testing
         let records = try log.records()
         try manager.close()
         let again = try TestNode(folder, settings: settings)
-        #expect(again.log.logStartOffset == start && again.log.logEndOffset == end)
-        #expect(try again.log.records() == records)
+        // Retention and compaction went on until the log was closed: they take from the front, and what has a successor.
+        #expect(again.log.logStartOffset >= start && again.log.logEndOffset == end)
+        let kept = try again.log.records()
+        #expect(Set(kept).isSubset(of: records) && kept.map(\.offset) == kept.map(\.offset).sorted())
+        let newest = Dictionary(records.map { ($0.key, $0) }, uniquingKeysWith: { _, later in later })
+        let missing = newest.values.filter { $0.offset >= again.log.logStartOffset && !kept.contains($0) }
+        #expect(missing.isEmpty)
         var checker = LogChecker(directory: folder.path)
         checker.decodesRecords = true
         try again.manager.close()

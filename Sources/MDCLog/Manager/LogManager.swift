@@ -320,18 +320,11 @@ public final class LogManager: Sendable {
 
     private func close(_ directory: DataDirectory) throws(LogError) {
         defer { directory.release() }
-        var isClean = directory.refusal == nil
-        for log in directory.allLogs.sorted(by: { $0.topicPartition < $1.topicPartition }) {
-            do {
-                try log.close()
-            } catch {
-                isClean = false
-                logger.warning("a log was not closed in order", metadata: ["error": "\(error)"])
-            }
-            if !log.isClosedCleanly { isClean = false }
-        }
+        let logs = directory.allLogs.sorted { $0.topicPartition < $1.topicPartition }
+        let isClean = directory.refusal == nil
+        let areClean = closeAll(logs)
         try directory.writeCheckpoint()
-        guard isClean else { return }
+        guard isClean, areClean else { return }
         do throws(FileSystemError) {
             try environment.fileSystem.replaceFile(
                 "\(directory.path)/\(FileName.cleanShutdown)",
@@ -341,6 +334,43 @@ public final class LogManager: Sendable {
         } catch {
             throw LogError(error, while: "closing \(directory.path)")
         }
+    }
+
+    /// Closes logs, several at a time: each takes some syncs, which a disk does together. Tells whether all went in order.
+    private func closeAll(_ logs: [PartitionLog]) -> Bool {
+        struct Work: Sendable {
+            var next = 0
+            var unfinished: Int
+            var isClean = true
+        }
+        let work = Monitor(Work(unfinished: logs.count))
+        let help: @Sendable () -> Void = { [logger] in
+            while true {
+                let index = work.withLock { work -> Int? in
+                    guard work.next < logs.count else { return nil }
+                    work.next += 1
+                    return work.next - 1
+                }
+                guard let index else { return }
+                var isClean = true
+                do throws(LogError) { try logs[index].close() } catch {
+                    isClean = false
+                    logger.warning("a log was not closed in order", metadata: ["error": "\(error)"])
+                }
+                if !logs[index].isClosedCleanly { isClean = false }
+                let isLast = work.withLock { work in
+                    work.unfinished -= 1
+                    if !isClean { work.isClean = false }
+                    return work.unfinished == 0
+                }
+                if isLast { work.wakeAll() }
+            }
+        }
+        let configuration = environment.configuration
+        let threads = configuration.backgroundMode == .manual ? 1 : min(configuration.recoveryThreads, logs.count)
+        for number in 1..<max(threads, 1) { startThread("mdc-close-\(number)", help) }
+        help()
+        return work.wait { $0.unfinished == 0 ? $0.isClean : nil }
     }
 
     var log: Logger { logger }
