@@ -57,9 +57,10 @@ fuzz: deps ## libFuzzer over every entrance for foreign bytes: make fuzz SECONDS
 sanitize: deps ## test suites of model, protocol, log and broker under the thread and the address sanitizer
 	dev/sanitize
 
-simulate: deps ## the storage engine on a simulated disk, many sequences: make simulate SEEDS=1..20000 OPERATIONS=120
+simulate: deps ## the storage engine on a simulated disk, by seed: make simulate SEEDS=20000 (or A..B) OPERATIONS=120
 	swift build -c release -j $(JOBS) --product mdc-simulate
-	.build/release/mdc-simulate log --seeds $(or $(SEEDS),1..20000) --operations $(or $(OPERATIONS),120)
+	.build/release/mdc-simulate log --operations $(or $(OPERATIONS),120) \
+	    --seeds $(if $(findstring ..,$(SEEDS)),$(SEEDS),1..$(or $(SEEDS),20000))
 
 generate: ## write the protocol's Swift anew from its schemas
 	dev/generate-messages

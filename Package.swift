@@ -228,7 +228,9 @@ if isFuzzing {
             dependencies: fuzzDependencies,
             path: "Tests/FuzzTests",
             sources: ["Targets", "LibFuzzer"],
-            swiftSettings: settings
+            swiftSettings: settings,
+            // gold, the default, does not survive this link: libFuzzer's archive also has a `main`.
+            linkerSettings: [.unsafeFlags(["-use-ld=lld"])]
         )
     )
 }

@@ -21,6 +21,8 @@ package struct PlantedLogBugs: OptionSet, Sendable, Hashable {
     package static let snapshotHasWhatFollows = PlantedLogBugs(rawValue: 32)
     /// The position of one checkpoint is used with the offset of another.
     package static let checkpointsAreMixed = PlantedLogBugs(rawValue: 64)
+    /// What is left of segments before the log's start is taken for a part of the log.
+    package static let removalIsNotFinished = PlantedLogBugs(rawValue: 128)
 }
 
 extension LogEnvironment {

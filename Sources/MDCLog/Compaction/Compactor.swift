@@ -34,7 +34,9 @@ struct Compactor {
     static func plan(_ log: PartitionLog, settings: LogSettings, now: Timestamp) throws(LogError) -> Plan? {
         let (segments, start, limit, cleaned, isDamaged) = log.published.withLock { state in
             (
-                state.segments, state.logStart, min(state.lastStable, state.synced), state.cleanedTo,
+                // A marker that a crash could take back decides nothing yet.
+                state.segments, state.logStart, state.lastStable(below: min(state.committed, state.synced)),
+                state.cleanedTo,
                 !state.damage.isEmpty
             )
         }
@@ -273,12 +275,22 @@ struct Compactor {
     }
 }
 
-/// A producer's last batch, which compaction keeps, if only its header, so that the producer's state survives.
+/// A producer's last batch, which compaction keeps, if only its header, so that the producer's state survives: the last one
+/// that is on disk, for a crash may take back those after it.
 struct LastRecord: Sendable {
     var lastOffset: Offset?
     var epoch: Int16
+    /// Where the last one on disk is not known, all of the producer's batches are kept.
+    var keepsAll: Bool
+
+    init(_ entry: ProducerEntry, synced: Offset, end: Offset) {
+        lastOffset = entry.batches.last { $0.lastOffset < synced }?.lastOffset
+        epoch = entry.epoch
+        keepsAll = lastOffset == nil && (synced < end || !entry.batches.isEmpty)
+    }
 
     func isIn(_ header: RecordBatchHeader) -> Bool {
+        if keepsAll { return true }
         if let lastOffset { return header.lastOffset == lastOffset }
         return header.attributes.isControl && header.producerEpoch == epoch
     }
@@ -287,9 +299,8 @@ struct LastRecord: Sendable {
 extension PartitionLog {
     func lastRecordsOfProducers() -> [ProducerID: LastRecord] {
         appender.withLock { appender in
-            appender.producers.entries.mapValues { entry in
-                LastRecord(lastOffset: entry.batches.last?.lastOffset, epoch: entry.epoch)
-            }
+            let (synced, end) = published.withLock { ($0.synced, $0.end) }
+            return appender.producers.entries.mapValues { LastRecord($0, synced: synced, end: end) }
         }
     }
 }

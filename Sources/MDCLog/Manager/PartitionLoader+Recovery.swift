@@ -29,6 +29,8 @@ extension PartitionLoader {
         } else {
             try loadTable(&progress, at: begin.offset, durable: durable)
         }
+        // Where all that was durable has been deleted, nobody misses it, and the log begins anew at its start.
+        let mayBeMissed = durable > start || !isKnown(start)
         var expected = begin.offset
         var index = begin.index
         var position = begin.position
@@ -55,13 +57,13 @@ extension PartitionLoader {
             progress.scanned.append(segment)
             expected = segment.nextOffset
             if case .invalid(let reason) = end {
-                if expected < durable, !environment.has(.damageIsCut) {
+                if expected < durable, mayBeMissed, !environment.has(.damageIsCut) {
                     expected = reportDamage(segment, index, &progress, durable: durable, reason: reason)
                 } else {
                     try cut(segment, index, &progress, reason: reason)
                     break
                 }
-            } else if expected < durable, index + 1 == progress.segments.count {
+            } else if expected < durable, mayBeMissed, index + 1 == progress.segments.count {
                 expected = reportDamage(
                     segment,
                     index,

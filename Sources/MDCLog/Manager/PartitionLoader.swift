@@ -37,6 +37,8 @@ struct PartitionLoader {
         var aborted: [AbortedTransaction] = []
         var epochs = LeaderEpochs()
         var epochsChanged = false
+        /// Whether the epochs' file was missing or damaged.
+        var epochsAreUnknown = false
         var end: Offset = 0
         var report: RecoveryReport
         /// Where the scan of producers began.
@@ -70,7 +72,9 @@ struct PartitionLoader {
         } else {
             // A folder that was moved in at rest is whole: what was sealed before is not cut, however much of it is wrong.
             if isMovedIn { durable = progress.segments[progress.segments.count - 1].baseOffset }
+            try finishRemoval(&progress, start: start)
             try recover(&progress, durable: durable, start: start)
+            try beginAnew(&progress, start: start)
         }
         try settleEpochs(&progress)
         try loadTransactions(&progress, names, start: start, isRecovered: isRecovered)
@@ -320,6 +324,7 @@ struct PartitionLoader {
         guard let bytes = try? fileSystem.readSmallFile(name), let epochs = LeaderEpochs(decoding: bytes) else {
             progress.report.rebuiltFiles.append(name)
             progress.epochsChanged = true
+            progress.epochsAreUnknown = true
             return
         }
         progress.epochs = epochs
@@ -327,7 +332,9 @@ struct PartitionLoader {
 
     /// Makes the epochs anew from the batches where the checkpoint was missing, and cuts them at the log's end.
     private func settleEpochs(_ progress: inout Progress) throws(LogError) {
-        if progress.epochs.entries.isEmpty {
+        if progress.epochs.entries.isEmpty || progress.epochsAreUnknown {
+            // What a scan has found is only of the end.
+            progress.epochs = LeaderEpochs()
             for segment in progress.segments where segment.size > 0 {
                 var walker = HeaderWalker(
                     file: try segment.file(),

@@ -66,10 +66,7 @@ extension PartitionLog {
             let advanced = sync.end > state.synced
             state.synced = max(state.synced, sync.end)
             // Without a broker that tells the high watermark, nobody else shortens the list.
-            if state.highWatermark == nil, state.completed.count > 1024 {
-                let synced = state.synced
-                state.completed.removeAll { $0.lastOffset < synced }
-            }
+            if state.completed.count > 1024 { state.forgetDecided() }
             return (advanced, state.takeReadyWaiters())
         }
         for waiter in ready { finished.append((waiter, .success(()))) }

@@ -36,7 +36,7 @@ public final class PartitionLog: Sendable {
         var directoryChanged = false
         /// First offset of the earliest open transaction.
         var firstOpenOffset: Offset?
-        /// Ended transactions whose marker may be above the high watermark, in order of the markers.
+        /// Ended transactions whose marker may be above the high watermark or not on disk, in order of the markers.
         var completed: [CompletedTransaction] = []
         /// Everything before it has been compacted.
         var cleanedTo: Offset = 0
@@ -119,7 +119,10 @@ public final class PartitionLog: Sendable {
     /// with.
     public var damage: [DamageReport] { published.withLock { $0.damage } }
     /// Why no append is accepted (failed or full folder, damage, deletion); nil where appends are welcome.
-    public var offlineReason: LogError? { directory.refusal ?? published.withLock { $0.offline } }
+    public var offlineReason: LogError? {
+        // Its own first: a full disk ends by itself, remains of a failed write only with the next start.
+        published.withLock { $0.offline } ?? directory.refusal
+    }
     /// The right to read without the right to append.
     public var reader: PartitionReader { PartitionReader(log: self) }
     /// The data folder that holds the partition.
@@ -136,10 +139,7 @@ public final class PartitionLog: Sendable {
         published.withLock { state in
             let offset = min(max(offset, state.logStart), state.end)
             state.highWatermark = offset
-            // A transaction is undecided until its marker is below the high watermark.
-            if let first = state.completed.first, first.lastOffset < offset {
-                state.completed.removeAll { $0.lastOffset < offset }
-            }
+            state.forgetDecided()
         }
     }
 
@@ -228,14 +228,22 @@ extension PartitionLog.Published {
 
     var committed: Offset { min(highWatermark ?? durable, end) }
 
-    var lastStable: Offset {
-        let limit = committed
+    var lastStable: Offset { lastStable(below: committed) }
+
+    /// The last stable offset if nothing from `limit` on were there.
+    func lastStable(below limit: Offset) -> Offset {
         var stable = limit
         if let firstOpenOffset { stable = min(stable, firstOpenOffset) }
         for transaction in completed where transaction.lastOffset >= limit {
             stable = min(stable, transaction.firstOffset)
         }
         return stable
+    }
+
+    /// Forgets the ended transactions whose markers neither a change of leaders nor a crash takes back.
+    mutating func forgetDecided() {
+        let limit = min(committed, synced)
+        if let first = completed.first, first.lastOffset < limit { completed.removeAll { $0.lastOffset < limit } }
     }
 
     /// Marks the log as queued for the next sync round; tells whether it was already.

@@ -26,7 +26,8 @@ struct ProducerLoader {
         // Also what is before the log's start counts, where its segment is still there: a snapshot at the first segment's
         // base has what was before.
         var from = segments[0].baseOffset
-        let offsets = try snapshotOffsets().filter { $0 <= end }
+        // An older one is left over from what was removed: what came between is not in the log.
+        let offsets = try snapshotOffsets().filter { $0 >= from && $0 <= end }
         for offset in offsets.sorted(by: >) {
             let name = "\(path)/\(FileName.digits(offset))\(FileName.producerSnapshot)"
             if let table = try read(name) {

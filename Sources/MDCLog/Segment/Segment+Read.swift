@@ -105,11 +105,35 @@ extension Segment {
             )
         }
         if let recent, recent.position > start.position { return recent }
+        do {
+            return try boundary(from: start, notAfter: target, end: end, walkingFrom: indexed, minOneBatch: minOneBatch)
+        } catch  where error.code == .damaged && indexed > start.position {}
+        // What stands where the index points is no batch that follows: the log is right, the index is not.
+        try rebuildIndexes()
+        return try boundary(
+            from: start,
+            notAfter: target,
+            end: end,
+            walkingFrom: start.position,
+            minOneBatch: minOneBatch
+        )
+    }
+
+    private func boundary(
+        from start: Location,
+        notAfter target: Int,
+        end: Int,
+        walkingFrom indexed: Int,
+        minOneBatch: Bool
+    ) throws(LogError) -> Location? {
         let file = try file()
         // An index entry is a batch boundary, but its batch's base offset is known only from the header.
         var walker = HeaderWalker(file: file, from: max(indexed, start.position), to: end)
         var last: Location?
         while let (position, header) = try walker.next() {
+            if last == nil, position > start.position, header.baseOffset <= start.baseOffset {
+                throw LogError(.damaged, "\(path(FileName.offsetIndex)) points to the wrong batch")
+            }
             if position > start.position {
                 if position <= target {
                     last = Location(position: position, baseOffset: header.baseOffset)

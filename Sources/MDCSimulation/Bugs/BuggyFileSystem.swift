@@ -21,7 +21,11 @@ final class BuggyFileSystem: FileSystem {
     func list(_ path: String) throws(FileSystemError) -> [DirectoryEntry] { try disk.list(path) }
 
     func rename(_ path: String, to newPath: String) throws(FileSystemError) {
-        if bug == .epochsAreNotWritten, path.hasSuffix("leader-epoch-checkpoint.tmp") { return }
+        if bug == .epochsAreNotWritten, path.hasSuffix("leader-epoch-checkpoint.tmp"),
+            try disk.attributes(newPath) != nil
+        {
+            return
+        }
         if newPath.hasSuffix("-delete") { deletes.withLockedValue { $0 = true } }
         try disk.rename(path, to: newPath)
     }

@@ -18,7 +18,7 @@ public enum PlantedBug: String, Sendable, CaseIterable {
     case checkpointIsNotSynced
     /// A deleted partition's new name is not synced.
     case deletionIsNotSynced
-    /// The leader epochs are never written.
+    /// The leader epochs are written once, and not again.
     case epochsAreNotWritten
     /// A partition's metadata is renamed without having been synced.
     case topicIDIsNotSynced
@@ -47,6 +47,8 @@ public enum PlantedBug: String, Sendable, CaseIterable {
     case snapshotHasWhatFollows
     /// The position of one checkpoint is used with the offset of another.
     case checkpointsAreMixed
+    /// Leftovers of segments before the log's start are taken for a part of the log.
+    case removalIsNotFinished
 
     /// Those that are wrong behaviours of the engine itself.
     var inEngine: PlantedLogBugs {
@@ -58,6 +60,7 @@ public enum PlantedBug: String, Sendable, CaseIterable {
         case .truncationBeforeCheckpoint: .truncationBeforeCheckpoint
         case .snapshotHasWhatFollows: .snapshotHasWhatFollows
         case .checkpointsAreMixed: .checkpointsAreMixed
+        case .removalIsNotFinished: .removalIsNotFinished
         default: []
         }
     }

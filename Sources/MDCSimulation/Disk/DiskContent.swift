@@ -4,6 +4,14 @@
 enum Node {
     case file(FileContent)
     case directory(Directory)
+
+    func isSame(as other: Node) -> Bool {
+        switch (self, other) {
+        case (.file(let one), .file(let two)): one === two
+        case (.directory(let one), .directory(let two)): one === two
+        default: false
+        }
+    }
 }
 
 /// A file: what is on stable storage, and the changes since.
@@ -160,7 +168,7 @@ final class Directory {
     enum Change {
         case link(String, Node)
         case unlink(String)
-        case rename(String, String)
+        case rename(String, String, Node)
     }
     private(set) var entries: [String: Node] = [:]
     private var durable: [String: Node] = [:]
@@ -216,9 +224,11 @@ final class Directory {
         switch change {
         case .link(let name, let node): entries[name] = node
         case .unlink(let name): entries[name] = nil
-        case .rename(let name, let newName):
-            // Where the file's creation is lost, so is its new name.
-            if let node = entries.removeValue(forKey: name) { entries[newName] = node }
+        case .rename(let name, let newName, let node):
+            // Where the file's creation is lost, so is its new name: another one that has the old name is not meant.
+            guard let there = entries[name], there.isSame(as: node) else { return }
+            entries[name] = nil
+            entries[newName] = node
         }
     }
 }

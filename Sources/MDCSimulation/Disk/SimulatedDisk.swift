@@ -263,7 +263,7 @@ public final class SimulatedDisk: FileSystem, @unchecked Sendable {
             let directory = try folder(parent, .rename)
             guard let node = directory.entries[name] else { throw notFound(.rename, path) }
             if case .directory = node { folders = [:] }
-            directory.change(.rename(name, newName))
+            directory.change(.rename(name, newName, node))
         }
     }
 

@@ -251,8 +251,12 @@ extension LogSimulator {
             if disk.hasCrashed || mustReopen {
                 // What was on its way may be there after the crash.
                 if case .appended = expectation { models[partition]?.append(expected) }
-            } else if let end = kept(expected, log, model), end != log.logEndOffset.rawValue {
-                throw Wrong("a failed append has moved the end from \(model.end) to \(log.logEndOffset)")
+            } else {
+                // Parts of it may be in the file until the next sync.
+                if case .appended = expectation, !wasRefusing { models[partition]?.remains.append(expected) }
+                if log.logEndOffset.rawValue != model.end {
+                    throw Wrong("a failed append has moved the end from \(model.end) to \(log.logEndOffset)")
+                }
             }
             return
         }
@@ -268,15 +272,6 @@ extension LogSimulator {
                 throw Wrong("a gap in the sequence was refused for another reason: \(error)")
             }
         }
-    }
-
-    /// After a failure the batches that went to an earlier segment may stay; takes note of them and returns the end that
-    /// the log must have.
-    private func kept(_ expected: [ModelBatch], _ log: PartitionLog, _ model: ModelPartition) -> Int64? {
-        let end = log.logEndOffset.rawValue
-        let kept = expected.dropLast().filter { $0.next <= end }
-        models[log.topicPartition]?.append(kept)
-        return models[log.topicPartition]?.end
     }
 
     private func accepted(

@@ -32,7 +32,10 @@ extension LogSimulator {
     private func change(_ what: String, _ partition: TopicPartition, _ body: () throws(LogError) -> Void) throws -> Bool
     {
         let failures = disk.failureCount
-        let wasRefusing = manager?.partition(partition)?.offlineReason != nil
+        // For a partition that is not there yet: any that is refused, for they share the folder.
+        let others = manager?.allPartitions ?? []
+        let wasRefusing =
+            manager?.partition(partition).map { $0.offlineReason != nil } ?? others.contains { $0.offlineReason != nil }
         do throws(LogError) {
             try body()
             if disk.failureCount > failures { mustReopen = true }
@@ -86,6 +89,7 @@ extension LogSimulator {
         for (partition, model) in models where model.settings.isCompacted {
             // At most up to the last stable offset; after a crash within it the same holds.
             models[partition]?.compactedTo = max(model.compactedTo, model.lastStable(model.end))
+            models[partition]?.decidedTo = max(model.decidedTo, model.end)
         }
         quietly { manager.runCompaction() }
     }
@@ -97,8 +101,8 @@ extension LogSimulator {
 
     private func truncate(_ partition: TopicPartition) throws {
         guard let log = manager?.partition(partition), let model = models[partition] else { return }
-        // Compaction stops at the high watermark, and no follower is truncated below it.
-        let least = max(model.start, min(model.compactedTo, model.end))
+        // Compaction decides by what is below the high watermark, and no follower is truncated below that.
+        let least = max(model.start, min(model.decidedTo, model.end))
         let offset = least + Int64(random.below(Int(model.end - least) + 2))
         note("truncate \(partition) to \(offset)")
         models[partition]?.doubts.append(.truncation(to: offset))
@@ -122,7 +126,13 @@ extension LogSimulator {
             throw Wrong("truncated to \(offset), the log ends at \(log.logEndOffset) instead of \(end)")
         }
         disk.setFault(nil)
-        if !disk.hasCrashed, let model = models[partition] { try verify(log, model) }
+        try verifyNow(log)
+    }
+
+    /// Compares a log with its model, unless the power fails meanwhile.
+    private func verifyNow(_ log: PartitionLog) throws {
+        guard !disk.hasCrashed, let model = models[log.topicPartition] else { return }
+        do { try verify(log, model) } catch { if !disk.hasCrashed { throw error } }
     }
 
     private func deleteRecords(_ partition: TopicPartition) throws {
@@ -152,7 +162,7 @@ extension LogSimulator {
         }
         models[partition]?.reset(to: offset)
         disk.setFault(nil)
-        if !disk.hasCrashed, let model = models[partition] { try verify(log, model) }
+        try verifyNow(log)
     }
 
     private func beginEpoch(_ partition: TopicPartition) throws {

@@ -167,6 +167,8 @@ final class LogSimulator {
             guard let model = models[partition] else { continue }
             models[partition]?.durable = max(model.durable, min(synced, model.end))
             models[partition]?.start = max(model.start, start)
+            // What was written where the remains were is on disk.
+            models[partition]?.remains.removeAll { $0.first.map { $0.base < synced } ?? true }
         }
     }
 
@@ -292,6 +294,7 @@ final class LogSimulator {
                 throw Wrong("\(partition) has lost its topic id")
             }
             model.deletionIsInDoubt = false
+            model.settleRemains(end: log.logEndOffset.rawValue) { try? batch(log, at: $0) }
             if let problem = model.settle(start: log.logStartOffset.rawValue, end: log.logEndOffset.rawValue) {
                 throw Wrong("\(partition): \(problem)")
             }

@@ -25,6 +25,8 @@ struct ModelPartition {
     var durable: Int64 = 0
     /// Compaction may have changed what is before.
     var compactedTo: Int64 = 0
+    /// The end of the log that the last compaction saw.
+    var decidedTo: Int64 = 0
     /// What was truncated away after compaction had seen it.
     var ghosts: [ModelBatch] = []
     var producers = ModelProducers([])
@@ -32,6 +34,8 @@ struct ModelPartition {
     var producersBefore = ModelProducers([])
     /// Whether the log alone knows which producers it still knows.
     var producersAreInDoubt = false
+    /// Batches of appends that failed: parts of them may be in the file, until a sync has cut them off for good.
+    var remains: [[ModelBatch]] = []
     var doubts: [Doubt] = []
     var creationIsInDoubt = false
     var deletionIsInDoubt = false
@@ -79,6 +83,19 @@ struct ModelPartition {
         return stable
     }
 
+    /// Takes over what is left of an append that failed where the log shows it; `found` is the batch at an offset.
+    mutating func settleRemains(end newEnd: Int64, _ found: (Int64) -> [UInt8]?) {
+        defer { remains = [] }
+        for batches in remains.reversed() {
+            guard let first = batches.first, first.base >= durable, first.base <= end, newEnd > first.base,
+                found(first.base) == first.bytes
+            else { continue }
+            cut(to: first.base)
+            append(batches.filter { $0.next <= newEnd })
+            return
+        }
+    }
+
     /// Takes over what a reopened log says, if that is a legal outcome; else says why it is not.
     mutating func settle(start newStart: Int64, end newEnd: Int64) -> String? {
         let outcomes = doubts
@@ -107,10 +124,11 @@ struct ModelPartition {
         guard newEnd == base || newEnd == newStart || batches.contains(where: { $0.next == newEnd }) else {
             return "the log ends at \(newEnd), within a batch"
         }
-        if case .fsync = settings.durability {
-        } else if newStart == newEnd {
-            // Records were deleted that had not reached the disk, and the end was lost with them.
-            leastStart = min(leastStart, newEnd)
+        if newStart == newEnd, newEnd > durable, newStart >= leastStart, newStart <= start {
+            // Records were deleted that had not reached the disk: the log begins anew after them.
+            reset(to: newEnd)
+            producersAreInDoubt = true
+            return nil
         }
         guard newStart >= leastStart else { return "the log starts at \(newStart), but \(leastStart) was durable" }
         guard newStart <= start else { return "the log starts at \(newStart), but only \(start) was ever asked for" }
