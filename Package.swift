@@ -89,7 +89,8 @@ let package = Package(
         .target(
             name: "MDCBroker",
             dependencies: [
-                "MDCModel", "MDCRaft", "MDCLog", "MDCProtocol", "CMDCSystem", nio("NIOCore"), nio("NIOPosix"), nio("NIOHTTP1"),
+                "MDCModel", "MDCRaft", "MDCLog", "MDCProtocol", "CMDCSystem", nio("NIOCore"), nio("NIOPosix"),
+                nio("NIOHTTP1"),
                 nio("NIOConcurrencyHelpers"), logging, lifecycle, deque,
             ],
             swiftSettings: settings
@@ -109,7 +110,7 @@ let package = Package(
         // Commands: wiring only.
         .executableTarget(
             name: "mdc-broker",
-            dependencies: ["CMDCSystem", "MDCBroker", "MDCLog", "MDCModel", arguments, logging, lifecycle, signals],
+            dependencies: ["CMDCSystem", "MDCBroker", "MDCLog", "MDCModel", logging, lifecycle, signals],
             swiftSettings: settings
         ),
         .executableTarget(

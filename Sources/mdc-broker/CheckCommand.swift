@@ -1,59 +1,69 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import ArgumentParser
 import MDCLog
 
 /// `mdc-broker check`.
-struct CheckCommand: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "check",
+struct CheckCommand {
+    static let description = CommandDescription(
+        name: "check",
         abstract: "Verifies every byte of a data folder whose node is stopped; changes nothing.",
-        discussion: "Exits with 0 where nothing is wrong, else with 1 and a list of what is."
+        discussion: "Exits with 0 where nothing is wrong, else with 1 and a list of what is.",
+        options: [
+            OptionDescription(
+                name: "data",
+                value: "folder",
+                help: "The data folder, or the folder of one partition (default: ./mdc-data)."
+            ),
+            OptionDescription(name: "records", help: "Decompress and decode every record too."),
+        ]
     )
 
-    @Option(help: "The data folder, or the folder of one partition.")
-    var data = "./mdc-data"
-    @Flag(help: "Decompress and decode every record too.")
-    var records = false
+    private let options: Options
 
-    func run() throws {
-        var checker = LogChecker(directory: data)
-        checker.decodesRecords = records
-        let report: CheckReport
+    init(_ options: Options) { self.options = options }
+
+    /// Returns the exit status.
+    func run() -> Int32 {
+        var checker = LogChecker(directory: options["data"] ?? "./mdc-data")
+        checker.decodesRecords = options.has("records")
         do throws(LogError) {
-            report = try checker.run()
+            let report = try checker.run()
+            print(report)
+            return report.isSound ? 0 : 1
         } catch {
             Console.error("mdc-broker: \(error.message)")
-            throw ExitCode(1)
+            return 1
         }
-        print(report)
-        if !report.isSound { throw ExitCode(1) }
     }
 }
 
 /// `mdc-broker dump-log`.
-struct DumpLogCommand: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "dump-log",
-        abstract: "Prints the files of a partition: batches, records, indexes, snapshots, checkpoints."
+struct DumpLogCommand {
+    static let description = CommandDescription(
+        name: "dump-log",
+        abstract: "Prints the files of a partition: batches, records, indexes, snapshots, checkpoints.",
+        argument: ("path", "A file, or a partition's folder."),
+        options: [
+            OptionDescription(name: "json", help: "One JSON object a line."),
+            OptionDescription(name: "batches-only", help: "Print batches alone, not their records."),
+        ]
     )
 
-    @Argument(help: "A file, or a partition's folder.")
-    var path: String
-    @Flag(help: "One JSON object a line.")
-    var json = false
-    @Flag(help: "Print batches alone, not their records.")
-    var batchesOnly = false
+    private let options: Options
 
-    func run() throws {
-        var dumper = LogDumper(path: path)
-        dumper.format = json ? .json : .text
-        dumper.printsRecords = !batchesOnly
+    init(_ options: Options) { self.options = options }
+
+    /// Returns the exit status.
+    func run() -> Int32 {
+        var dumper = LogDumper(path: options.argument ?? "")
+        dumper.format = options.has("json") ? .json : .text
+        dumper.printsRecords = !options.has("batches-only")
         do throws(LogError) {
             try dumper.run { print($0) }
+            return 0
         } catch {
             Console.error("mdc-broker: \(error.message)")
-            throw ExitCode(1)
+            return 1
         }
     }
 }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import ArgumentParser
 import CMDCSystem
 import Logging
 import MDCBroker
@@ -16,50 +15,80 @@ import UnixSignals
 #endif
 
 /// `mdc-broker run`.
-struct RunCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "run",
+struct RunCommand {
+    static let description = CommandDescription(
+        name: "run",
         abstract: "Runs a node until it is told to stop.",
         discussion: """
             An empty data folder is formatted. When clients are served, one line that begins with `ready` goes to standard \
             output; logs go to standard error. SIGTERM and SIGINT stop the node in order. An option outweighs --set, which \
             outweighs the file, which outweighs the defaults.
-            """
+            """,
+        options: [
+            OptionDescription(name: "config", value: "file", help: "A TOML file with settings by their Kafka names."),
+            OptionDescription(
+                name: "node-id",
+                value: "number",
+                help: "The id of the node in its cluster (default: 1)."
+            ),
+            OptionDescription(name: "data", value: "folder", help: "The data folder (default: ./mdc-data)."),
+            OptionDescription(
+                name: "listen",
+                value: "host:port",
+                help: "Where clients connect (default: 127.0.0.1:9092)."
+            ),
+            OptionDescription(
+                name: "advertise",
+                value: "host:port",
+                help: "What clients are told to connect to (default: what is listened on)."
+            ),
+            OptionDescription(
+                name: "controller-listen",
+                value: "host:port",
+                help: "Where controllers talk to one another."
+            ),
+            OptionDescription(
+                name: "voters",
+                value: "id@host:port,…",
+                help: "The voters of the metadata quorum; a single node when absent."
+            ),
+            OptionDescription(
+                name: "http",
+                value: "host:port",
+                help: "Where /livez, /readyz and /metrics are, or none (default: 127.0.0.1:9464)."
+            ),
+            OptionDescription(name: "set", value: "key=value", help: "Any setting.", repeats: true),
+            OptionDescription(
+                name: "log-level",
+                value: "level",
+                help: "What is logged: trace, debug, info, notice, warning, error or critical (default: info)."
+            ),
+            OptionDescription(
+                name: "log-format",
+                value: "format",
+                help: "How the log looks: text, or json for an object a line (default: text)."
+            ),
+        ]
     )
 
-    @Option(help: "A TOML file with settings by their Kafka names.")
-    var config: String?
-    @Option(help: "The id of the node in its cluster (default: 1).")
-    var nodeID: Int32?
-    @Option(help: "The data folder (default: ./mdc-data).")
-    var data: String?
-    @Option(help: "Where clients connect, HOST:PORT (default: 127.0.0.1:9092).")
-    var listen: String?
-    @Option(help: "What clients are told to connect to, HOST:PORT (default: what is listened on).")
-    var advertise: String?
-    @Option(help: "Where controllers talk to one another, HOST:PORT.")
-    var controllerListen: String?
-    @Option(help: "The voters of the metadata quorum, ID@HOST:PORT with commas between; a single node when absent.")
-    var voters: String?
-    @Option(help: "Where /livez, /readyz and /metrics are, HOST:PORT, or none (default: 127.0.0.1:9464).")
-    var http: String?
-    @Option(help: ArgumentHelp("Any setting, key=value; may be given more than once.", valueName: "key=value"))
-    var set: [String] = []
-    @Option(help: "What is logged: trace, debug, info, notice, warning or error.")
-    var logLevel: LogLevel = .info
-    @Option(help: "How the log looks: text, or json for an object a line (default: text).")
-    var logFormat: String?
+    private let options: Options
 
-    func run() async throws {
+    init(_ options: Options) { self.options = options }
+
+    /// Returns the exit status once the node has stopped.
+    func run() async throws(UsageError) -> Int32 {
         mdc_tune_allocator()
         let configuration: BrokerConfiguration
         do throws(BrokerError) {
             configuration = try settings()
             if let problem = configuration.problem { throw BrokerError(.invalidConfiguration, problem) }
         } catch {
-            throw ValidationError("\(error)")
+            throw UsageError(message: "\(error)")
         }
-        let level = Logger.Level(rawValue: logLevel.rawValue) ?? .info
+        guard let level = Logger.Level(rawValue: options["log-level"] ?? "info") else {
+            let known = Logger.Level.allCases.map(\.rawValue).joined(separator: ", ")
+            throw UsageError(message: "there is no log level '\(options["log-level"] ?? "")'; there are \(known)")
+        }
         let format = configuration.loggingFormat
         LoggingSystem.bootstrap { label in
             if format == .json { return JSONLogHandler(label: label, level: level) { Console.error($0) } }
@@ -79,12 +108,13 @@ struct RunCommand: AsyncParsableCommand {
         async let announcement: Void = announce(broker)
         do {
             try await group.run()
-        } catch let error as BrokerError {
+        } catch {
             await announcement
             Console.error("mdc-broker: \(error)")
-            throw ExitCode(1)
+            return 1
         }
         await announcement
+        return 0
     }
 
     private func announce(_ broker: Broker) async {
@@ -96,15 +126,16 @@ struct RunCommand: AsyncParsableCommand {
 
     private func settings() throws(BrokerError) -> BrokerConfiguration {
         var configuration = BrokerConfiguration()
-        if let config { try configuration.apply(toml: try Self.read(config), path: config) }
-        for assignment in set { try configuration.set(assignment: assignment) }
-        let options: [(String, String?)] = [
-            ("node.id", nodeID.map { String($0) }), ("log.dirs", data), ("listeners", listen),
-            ("advertised.listeners", advertise), ("controller.listeners", controllerListen),
-            ("controller.quorum.voters", voters), ("http.listeners", http),
-            ("logging.format", logFormat),
+        if let config = options["config"] { try configuration.apply(toml: try Self.read(config), path: config) }
+        for assignment in options.all("set") { try configuration.set(assignment: assignment) }
+        let names = [
+            ("node-id", "node.id"), ("data", "log.dirs"), ("listen", "listeners"),
+            ("advertise", "advertised.listeners"), ("controller-listen", "controller.listeners"),
+            ("voters", "controller.quorum.voters"), ("http", "http.listeners"), ("log-format", "logging.format"),
         ]
-        for (name, value) in options { if let value { try configuration.set(name, to: value) } }
+        for (option, setting) in names {
+            if let value = options[option] { try configuration.set(setting, to: value) }
+        }
         return configuration
     }
 
@@ -123,9 +154,4 @@ struct RunCommand: AsyncParsableCommand {
         }
         return String(decoding: bytes, as: UTF8.self)
     }
-}
-
-/// swift-log's levels, as an option.
-enum LogLevel: String, CaseIterable, ExpressibleByArgument {
-    case trace, debug, info, notice, warning, error, critical
 }
