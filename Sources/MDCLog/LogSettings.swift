@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+public import MDCModel
+
 /// When an appended record counts as durable, which is when it may be acknowledged.
 public enum DurabilityPolicy: Hashable, Sendable {
     /// Once it is on stable storage. The default (guarantee G1).
@@ -26,6 +28,32 @@ public enum TimestampType: Hashable, Sendable {
     case createTime
     /// The broker's, at append.
     case logAppendTime
+}
+
+/// How the records of clients are stored. Source: Kafka's `compression.type` and its levels (KIP-390).
+public struct StoredCompression: Hashable, Sendable {
+    /// `compression.type`: the codec of every batch, `.none` for `uncompressed`; nil (`producer`) keeps each batch as its
+    /// producer compressed it.
+    public var codec: CompressionCodec?
+    /// `compression.gzip.level`; nil for zlib's default.
+    public var gzipLevel: Int8?
+    /// `compression.lz4.level`; nil for the fast compressor.
+    public var lz4Level: Int8?
+    /// `compression.zstd.level`; nil for zstd's default.
+    public var zstdLevel: Int32?
+
+    /// Batches are kept as they come.
+    public init() {}
+
+    /// The level for the codec.
+    public var level: Int? {
+        switch codec {
+        case .gzip: gzipLevel.map { Int($0) }
+        case .lz4: lz4Level.map { Int($0) }
+        case .zstd: zstdLevel.map { Int($0) }
+        default: nil
+        }
+    }
 }
 
 /// The settings of one partition's log. Names and meanings are those of Kafka's topic settings, which the comments
@@ -63,6 +91,8 @@ public struct LogSettings: Hashable, Sendable {
     public var timestampBeforeMaxMilliseconds: Int64 = .max
     /// `message.timestamp.after.max.ms`: how far a timestamp may lie in the future.
     public var timestampAfterMaxMilliseconds: Int64 = 3_600_000
+    /// How the records of clients are stored.
+    public var compression = StoredCompression()
     /// When a record may be acknowledged.
     public var durability: DurabilityPolicy = .fsync
     /// Whether the records inside a batch are decoded (and decompressed) before it is accepted. Without it a batch is

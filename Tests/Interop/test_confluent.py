@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import threading
@@ -97,6 +98,59 @@ class ProduceAndConsume(WithBroker):
                 back = drain(reader, len(values))
                 reader.close()
                 self.assertEqual(sorted(m.value() for m in back), sorted(values))
+
+    def test_a_topic_with_a_codec_of_its_own_stores_that_whatever_comes(self):
+        """`compression.type` of a topic: the node compresses again what comes with another codec; clients notice nothing."""
+        for number, target in enumerate(["uncompressed", *CODECS[1:]]):
+            with self.subTest(target=target):
+                topic = f"stored-{target}"
+                levels = {f"compression.{target}.level": "5"} if target in ("gzip", "lz4", "zstd") else {}
+                self.create(topic, 1, {"compression.type": target, **levels})
+                values = []
+                for codec in CODECS:
+                    some = [f"{codec} {index} {'z' * 200}".encode() for index in range(300)]
+                    # Every other codec is sent by an idempotent producer, whose sequences must stay.
+                    placed = produce(
+                        self.broker, topic, some,
+                        **{"compression.type": codec, "enable.idempotence": CODECS.index(codec) % 2 == 0})
+                    self.assertEqual([(0, len(values) + index) for index in range(300)], placed)
+                    values += some
+                client = Producer({
+                    "bootstrap.servers": self.broker.bootstrap, "transactional.id": topic,
+                    "compression.type": CODECS[number - 1]})
+                client.init_transactions(30)
+                client.begin_transaction()
+                client.produce(topic, b"in a transaction")
+                client.commit_transaction(30)
+                values.append(b"in a transaction")
+                # The client looks at every checksum.
+                reader = consumer(self.broker, topic, **{"check.crcs": True, "isolation.level": "read_committed"})
+                reader.assign([TopicPartition(topic, 0, 0)])
+                self.assertEqual(values, [message.value() for message in drain(reader, len(values))])
+                reader.close()
+                self.assertEqual({number}, self.stored_codecs(topic))
+        described = self.admin.describe_configs([ConfigResource(ResourceType.TOPIC, "stored-zstd")])
+        [settings] = [future.result(30) for future in described.values()]
+        self.assertEqual(
+            ("zstd", "5"), (settings["compression.type"].value, settings["compression.zstd.level"].value))
+        for wrong in ({"compression.type": "none"}, {"compression.type": "lzma"}, {"compression.gzip.level": "10"}):
+            with self.assertRaises(KafkaException) as caught:
+                self.create("wrong", 1, wrong)
+            self.assertEqual(KafkaError.INVALID_CONFIG, caught.exception.args[0].code())
+
+    def stored_codecs(self, topic):
+        """The codecs in the headers of the batches that a partition's first segment holds, markers aside."""
+        with open(os.path.join(self.broker.data, f"{topic}-0", f"{0:020}.log"), "rb") as file:
+            log = file.read()
+        codecs, position = set(), 0
+        while position + 61 <= len(log):
+            length, _, magic, _, attributes = struct.unpack_from(">iibIh", log, position + 8)
+            if magic != 2:
+                break
+            if not attributes & 0x20:
+                codecs.add(attributes & 7)
+            position += 12 + length
+        return codecs
 
     @shows("committed offsets")
     def test_a_committed_position_is_resumed(self):

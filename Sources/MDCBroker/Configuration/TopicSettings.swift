@@ -21,7 +21,7 @@ public struct TopicSetting: Sendable {
 /// All settings of topics.
 public enum TopicSettings {
     /// In the order they are listed.
-    public static let all: [TopicSetting] = sizes + times + policies
+    public static let all: [TopicSetting] = sizes + times + policies + compression
     /// By name.
     public static let byName: [String: TopicSetting] = Dictionary(uniqueKeysWithValues: all.map { ($0.name, $0) })
 
@@ -261,13 +261,6 @@ public enum TopicSettings {
                 return nil
             },
             value: { $0.durability == .fsync ? "fsync" : "replicated" }
-        ),
-        fixed(
-            "compression.type",
-            "compression.type",
-            .string,
-            "producer",
-            "Batches are kept as the producer compressed them."
         ),
         fixed(
             "unclean.leader.election.enable",

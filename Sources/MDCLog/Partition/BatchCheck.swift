@@ -5,7 +5,7 @@ import MDCModel
 /// Judges batches as hostile input before they are appended: by the format's rules (`RecordBatchValidator`) and by the
 /// topic's settings. What a replica copies was judged by its leader; only its framing and checksum are verified.
 struct BatchCheck {
-    let settings: LogSettings
+    var settings: LogSettings
     let origin: AppendOrigin
     let now: Timestamp
 

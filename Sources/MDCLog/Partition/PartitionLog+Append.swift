@@ -8,8 +8,8 @@ extension PartitionLog {
     /// Appends whole record batches and returns once their bytes are in the file; `whenDurable` tells when they may be
     /// acknowledged.
     ///
-    /// The input is neither changed nor copied: each batch is written as a patched header followed by its untouched rest,
-    /// all in one call to the system. All batches go into one segment, which is rolled first if need be: after any error
+    /// The input is neither changed nor copied (but where a client's batches get another codec, see `LogSettings.compression`):
+    /// each batch is written as a patched header followed by its untouched rest, all in one call to the system. All batches go into one segment, which is rolled first if need be: after any error
     /// nothing of the input is in the log. Only what a replica copied may be longer than a segment; then the append ends
     /// with the segment, and `AppendResult.lastOffset` tells how far it came.
     ///
@@ -24,8 +24,23 @@ extension PartitionLog {
         leaderEpoch: LeaderEpoch,
         now: Timestamp
     ) throws(LogError) -> AppendResult {
+        let settings = settings
+        if origin == .client, let codec = settings.compression.codec,
+            let recompressed = try BatchCheck(settings: settings, origin: origin, now: now).recompress(batches, codec)
+        {
+            return try append(recompressed, settings, origin, leaderEpoch, now)
+        }
+        return try append(batches, settings, origin, leaderEpoch, now)
+    }
+
+    private func append(
+        _ batches: ByteBuffer,
+        _ settings: LogSettings,
+        _ origin: AppendOrigin,
+        _ leaderEpoch: LeaderEpoch,
+        _ now: Timestamp
+    ) throws(LogError) -> AppendResult {
         try batches.withUnsafeReadableBytes { bytes throws(LogError) in
-            let settings = settings
             let (count, maxTimestamps) = try BatchCheck(settings: settings, origin: origin, now: now).validate(bytes)
             if let refusal = directory.refusal { throw refusal }
             var append = PendingAppend(

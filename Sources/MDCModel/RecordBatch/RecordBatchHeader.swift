@@ -22,6 +22,10 @@ public struct RecordBatchAttributes: RawRepresentable, Hashable, Sendable {
 
     /// The codec; nil where the number names none.
     @inlinable public var codec: CompressionCodec? { CompressionCodec(rawValue: UInt8(compressionNumber)) }
+    /// The same bits with another codec.
+    @inlinable public func with(codec: CompressionCodec) -> RecordBatchAttributes {
+        RecordBatchAttributes(rawValue: rawValue & ~0x07 | Int16(codec.rawValue))
+    }
     /// Bits 7–15, none of which is defined.
     @inlinable public var unknownBits: Int16 { rawValue & ~0x7F }
     /// Bits 0–2: the number of the codec.
