@@ -43,7 +43,7 @@ extension GroupCoordinatorShard {
                         expireTimestamp: expiry
                     )
                 )
-                out.records.append(change.record)
+                if !PlantedCoordinatorBug.offsetIsNotRecorded.isPlanted { out.records.append(change.record) }
                 out.offsetChanges.append(change)
             }
             response.topics.append(answered)
@@ -73,7 +73,9 @@ extension GroupCoordinatorShard {
         }
         let error = group.validate(request.memberId, request.groupInstanceId)
         if error != .none { return error }
-        if generation != group.generation { return .illegalGeneration }
+        if generation != group.generation, !PlantedCoordinatorBug.oldGenerationCommits.isPlanted {
+            return .illegalGeneration
+        }
         // The leader is assigning: what is committed now would come too late for the next owner.
         if group.state == .completingRebalance { return .rebalanceInProgress }
         classicGroups[request.groupId]?.renewSession(request.memberId, now)

@@ -98,7 +98,9 @@ extension SharePartitionWindow {
         if last < start { return true }
         if last > end { return false }
         return runs.allSatisfy {
-            $0.last < first || $0.first > last || $0.state == .acquired && $0.member == member
+            $0.last < first || $0.first > last
+                || $0.state == .acquired
+                    && ($0.member == member || PlantedCoordinatorBug.othersAcknowledge.isPlanted)
         }
     }
 
@@ -130,7 +132,8 @@ extension SharePartitionWindow {
         var next = Run(first: run.first, last: run.last, state: .archived, deliveryCount: 0)
         switch type {
         case .accept: next.state = .acknowledged
-        case .release where run.deliveryCount < limits.deliveryCountLimit:
+        case .release
+        where run.deliveryCount < limits.deliveryCountLimit || PlantedCoordinatorBug.deliveryLimitIsIgnored.isPlanted:
             next.state = .available
             next.deliveryCount = run.deliveryCount
         case .release, .gap, .reject, .renew: break
@@ -146,7 +149,8 @@ extension SharePartitionWindow {
                 first: run.first,
                 last: run.last,
                 state: run.state,
-                deliveryCount: run.state == .available ? run.deliveryCount : deliveryCount
+                deliveryCount: PlantedCoordinatorBug.countIsNotStored.isPlanted
+                    ? 0 : run.state == .available ? run.deliveryCount : deliveryCount
             )
         )
     }
@@ -176,7 +180,9 @@ extension SharePartitionWindow {
         var change = Change()
         guard earliestDeadline <= now else { return change }
         rewrite(start, end) { run in
-            guard run.state == .acquired, run.lockDeadline <= now else { return nil }
+            guard run.state == .acquired, run.lockDeadline <= now, !PlantedCoordinatorBug.locksNeverEnd.isPlanted else {
+                return nil
+            }
             let next = Self.settled(run, .release, limits)
             Self.note(next, run.deliveryCount, &change)
             return next

@@ -13,6 +13,9 @@ import Synchronization
 extension FuzzTarget {
     /// The whole request path of a node in this process: bytes on a socket, frames, decoding, handlers, log, answers.
     static let request = FuzzTarget(name: "request", run: RequestTarget.run, seeds: RequestTarget.seeds)
+
+    /// The APIs that the nodes of the request target announced, and those that were answered in a version of theirs.
+    static var reachedAPIs: (announced: Set<Int16>, answered: Set<Int16>) { RequestTarget.reached.withLock { $0 } }
 }
 
 /// Input: requests, one after the other: API (a byte), version (a byte; its highest bit: send what follows as it is),
@@ -23,6 +26,7 @@ private enum RequestTarget {
         var runs = 0
     }
     private static let state = Mutex(State())
+    fileprivate static let reached = Mutex<(announced: Set<Int16>, answered: Set<Int16>)>(([], []))
     /// A node that has seen so many inputs makes place for a fresh one.
     private static let runsPerNode = 2000
 
@@ -89,12 +93,23 @@ private enum RequestTarget {
                 header.correlationId == expected.correlation,
                 "answer \(header.correlationId) of API \(expected.key) in the place of \(expected.correlation)"
             )
-            return (try? Response(reading: &frame, version: version)) != nil
+            guard let response = try? Response(reading: &frame, version: version) else { return false }
+            note(response, expected)
+            return true
         }
         if type.validVersions.contains(expected.version), read(type, version: expected.version) { return }
         // ApiVersions and Produce answer versions that they do not know in one that everybody reads.
         if read(type, version: 0) { return }
         fatalError("the answer to API \(expected.key) version \(expected.version) cannot be read")
+    }
+
+    private static func note(_ response: any ResponseMessage, _ expected: Expected) {
+        reached.withLock { reached in
+            if let response = response as? ApiVersionsResponse, response.errorCode == 0 {
+                reached.announced.formUnion(response.apiKeys.map(\.apiKey))
+            }
+            reached.answered.insert(expected.key)
+        }
     }
 
     /// The bytes to send, and which answers can come.
@@ -176,6 +191,9 @@ private enum RequestScripts {
             FuzzSeed(name: "script-classic-group", bytes: try create + classicGroup()),
             FuzzSeed(name: "script-consumer-group", bytes: try create + consumerGroup()),
             FuzzSeed(name: "script-administration", bytes: try create + administration()),
+            FuzzSeed(name: "script-share-group", bytes: try create + shareGroup()),
+            FuzzSeed(name: "script-share-fetch", bytes: try create + shareFetch()),
+            FuzzSeed(name: "script-share-state", bytes: try create + shareState()),
             FuzzSeed(name: "script-raw", bytes: [0, 0x80, 0, 6, 0, 0, 0, 2, 0, 18]),
         ]
     }
@@ -256,6 +274,97 @@ private enum RequestScripts {
             topicPartitions: []
         )
         return try entry(heartbeat, 0) + entry(ConsumerGroupDescribeRequest(groupIds: ["c"]), 0)
+    }
+
+    /// No node knows this topic by its id: it is drawn when a topic is made.
+    private static let topicID = KafkaUUID(high: 1, low: 2)
+
+    private static func shareGroup() throws -> [UInt8] {
+        let heartbeat = ShareGroupHeartbeatRequest(groupId: "s", memberId: "member", subscribedTopicNames: ["t"])
+        return try entry(heartbeat, 1) + entry(ShareGroupDescribeRequest(groupIds: ["s"]), 1)
+            + entry(
+                AlterShareGroupOffsetsRequest(
+                    groupId: "s",
+                    topics: [.init(topicName: "t", partitions: [.init(partitionIndex: 0, startOffset: 3)])]
+                ),
+                0
+            )
+            + entry(
+                DescribeShareGroupOffsetsRequest(
+                    groups: [.init(groupId: "s", topics: [.init(topicName: "t", partitions: [0])])]
+                ),
+                1
+            )
+            + entry(DeleteShareGroupOffsetsRequest(groupId: "s", topics: [.init(topicName: "t")]), 0)
+            + entry(ListConfigResourcesRequest(), 1)
+    }
+
+    private static func shareFetch() throws -> [UInt8] {
+        let fetch = ShareFetchRequest(
+            groupId: "s",
+            memberId: "member",
+            maxRecords: 10,
+            batchSize: 5,
+            topics: [.init(topicId: topicID, partitions: [.init(partitionIndex: 0)])]
+        )
+        let acknowledge = ShareAcknowledgeRequest(
+            groupId: "s",
+            memberId: "member",
+            shareSessionEpoch: 1,
+            topics: [
+                .init(
+                    topicId: topicID,
+                    partitions: [
+                        .init(
+                            partitionIndex: 0,
+                            acknowledgementBatches: [.init(firstOffset: 0, lastOffset: 1, acknowledgeTypes: [1, 2])]
+                        )
+                    ]
+                )
+            ]
+        )
+        return try entry(fetch, 1) + entry(fetch, 2) + entry(acknowledge, 1) + entry(acknowledge, 2)
+    }
+
+    private static func shareState() throws -> [UInt8] {
+        let batches = [WriteShareGroupStateRequest.StateBatch(firstOffset: 0, lastOffset: 4, deliveryState: 2)]
+        return try entry(
+            InitializeShareGroupStateRequest(
+                groupId: "s",
+                topics: [.init(topicId: topicID, partitions: [.init(partition: 0, stateEpoch: 1)])]
+            ),
+            0
+        )
+            + entry(
+                WriteShareGroupStateRequest(
+                    groupId: "s",
+                    topics: [
+                        .init(topicId: topicID, partitions: [.init(partition: 0, stateEpoch: 1, stateBatches: batches)])
+                    ]
+                ),
+                1
+            )
+            + entry(
+                ReadShareGroupStateRequest(
+                    groupId: "s",
+                    topics: [.init(topicId: topicID, partitions: [.init(partition: 0)])]
+                ),
+                0
+            )
+            + entry(
+                ReadShareGroupStateSummaryRequest(
+                    groupId: "s",
+                    topics: [.init(topicId: topicID, partitions: [.init(partition: 0)])]
+                ),
+                1
+            )
+            + entry(
+                DeleteShareGroupStateRequest(
+                    groupId: "s",
+                    topics: [.init(topicId: topicID, partitions: [.init(partition: 0)])]
+                ),
+                0
+            )
     }
 
     private static func administration() throws -> [UInt8] {

@@ -196,9 +196,15 @@ import Testing
         }
     }
 
-    @Test(arguments: UInt64(1)...24) func classicGroupsKeepTheirPromises(seed: UInt64) {
+    @Test(arguments: UInt64(1)...24) func classicGroupsKeepTheirPromises(seed: UInt64) { runClassic(seed: seed) }
+
+    /// One run; it ends early once a planted bug `isFound`.
+    func runClassic(seed: UInt64, isFound: () -> Bool = { false }) {
         var world = ClassicWorld(seed: seed)
-        for _ in 0..<400 { world.step() }
+        for _ in 0..<400 {
+            if isFound() { return }
+            world.step()
+        }
         // Whatever waits is answered in the end, although everyone has fallen silent.
         world.group.advance(3_600_000)
         #expect(world.group.parked.isEmpty)
@@ -208,13 +214,17 @@ import Testing
 
     // MARK: Consumer protocol
 
-    @Test(arguments: UInt64(1)...24) func consumerGroupsKeepTheirPromises(seed: UInt64) {
+    @Test(arguments: UInt64(1)...24) func consumerGroupsKeepTheirPromises(seed: UInt64) { runConsumer(seed: seed) }
+
+    /// One run; it ends early once a planted bug `isFound`.
+    func runConsumer(seed: UInt64, isFound: () -> Bool = { false }) {
         var random = SplitMix64(seed: seed)
         var partitions: Int32 = 4
         var group = GroupHarness(seed: seed, topics: topicImage(1, t: partitions))
         var clients: [ConsumerClient] = []
         var nextID = 0
         for round in 0..<400 {
+            if isFound() { return }
             switch Int.random(in: 0..<100, using: &random) {
             case 0..<6 where clients.count < 6:
                 nextID += 1

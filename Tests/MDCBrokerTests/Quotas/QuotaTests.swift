@@ -238,6 +238,39 @@ struct QuotaTests {
         try await fixture.stop()
     }
 
+    @Test("Connections beyond their address's quota wait for their turn, and are refused where it is too far off")
+    func connectionsOverSockets() async throws {
+        try await BrokerFixture.with { fixture in
+            let first = try fixture.connect()
+            func limit(_ rate: Double?) throws -> Int16 {
+                try first.call(
+                    AlterClientQuotasRequest(entries: [
+                        .init(
+                            entity: [.init(entityType: "ip", entityName: nil)],
+                            ops: [.init(key: "connection_creation_rate", value: rate ?? 0, remove: rate == nil)]
+                        )
+                    ]),
+                    version: 1
+                ).entries[0].errorCode
+            }
+            func isServed(_ client: RawKafkaConnection) -> Bool {
+                (try? client.call(ApiVersionsRequest(), version: 0))?.errorCode == 0
+            }
+            #expect(try limit(2) == 0)
+            let crowd = try (0..<8).map { _ in try fixture.connect() }
+            for client in crowd { #expect(isServed(client)) }
+            let waited = fixture.broker.services.quotas.throttled.first { $0.key == .connectionCreationRate }
+            #expect(waited.map { $0.throttled.count > 0 && $0.throttled.milliseconds > 0 } == true)
+            // One in a hundred seconds: the next one would wait longer than anybody does.
+            #expect(try limit(0.01) == 0)
+            #expect(!isServed(try fixture.connect()))
+            // Who is connected already goes on.
+            #expect(crowd.allSatisfy(isServed))
+            #expect(try limit(nil) == 0)
+            #expect(isServed(try fixture.connect()))
+        }
+    }
+
     @Test("A fetch beyond the quota tells to wait; one of another connection meanwhile gets nothing, at once")
     func fetchQuota() async throws {
         try await BrokerFixture.with { fixture in

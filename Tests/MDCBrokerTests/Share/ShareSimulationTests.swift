@@ -264,9 +264,15 @@ struct ShareSimulationTests {
     }
 
     @Test("the window is what a record by record model says", arguments: 1...40)
-    func random(seed: UInt64) {
+    func random(seed: UInt64) { run(seed: seed) }
+
+    /// One run; it ends early once a planted bug `isFound`.
+    func run(seed: UInt64, isFound: () -> Bool = { false }) {
         var world = World(seed: seed)
-        for _ in 0..<400 { world.step() }
+        for _ in 0..<400 {
+            if isFound() { return }
+            world.step()
+        }
         #expect(world.acquisitions > 100 && world.restarts > 2, "the run did too little to show anything")
         world.drain()
         world.restart()

@@ -71,8 +71,16 @@ import Testing
     }
 
     @Test(arguments: 1...30 as ClosedRange<UInt64>) func producersKeepToTheBook(seed: UInt64) throws {
+        try run(seed: seed)
+    }
+
+    /// One run; it ends early once a planted bug `isFound`.
+    func run(seed: UInt64, isFound: () -> Bool = { false }) throws {
         var world = World(seed: seed)
-        for _ in 0..<400 { try step(&world) }
+        for _ in 0..<400 {
+            if isFound() { return }
+            try step(&world)
+        }
         try windUp(&world)
         check(world)
     }

@@ -173,6 +173,7 @@ struct ShareStateShard: Equatable, Sendable {
         next.merge(write.batches, startOffset: write.startOffset)
         let stays = state?.stateEpoch == write.stateEpoch
         guard let entry = entries[key], stays, entry.updates < updatesPerSnapshot else {
+            if PlantedCoordinatorBug.snapshotForgetsTheWrite.isPlanted, let state { next = state }
             next.snapshotEpoch = state.map { $0.snapshotEpoch &+ 1 } ?? 0
             next.writeTimestamp = now.rawValue
             return snapshot(key, next)

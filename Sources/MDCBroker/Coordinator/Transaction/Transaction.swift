@@ -130,6 +130,10 @@ struct Transaction: Equatable, Sendable {
     ) -> Result<Bool, TransactionRefusal> {
         if let code = refusal(producer) { return .failure(TransactionRefusal(code: code)) }
         if status == .ongoing && partitions.isSuperset(of: added) { return .success(false) }
+        if status == .ongoing, PlantedCoordinatorBug.secondPartitionIsNotRecorded.isPlanted {
+            partitions.formUnion(added)
+            return .success(false)
+        }
         if status != .ongoing {
             status = .ongoing
             partitions = []
@@ -183,7 +187,9 @@ struct Transaction: Equatable, Sendable {
         _ now: CoordinatorTime
     ) -> Ending {
         if producer.id != producerID { return .refused(.invalidProducerIdMapping) }
-        if producer.epoch != epoch { return .refused(.producerFenced) }
+        if producer.epoch != epoch, !PlantedCoordinatorBug.epochIsNotCompared.isPlanted {
+            return .refused(.producerFenced)
+        }
         switch (status, isCommit) {
         case (.ongoing, _):
             clientVersion = TransactionVersion.first
@@ -232,7 +238,7 @@ struct Transaction: Equatable, Sendable {
         let wasOngoing = status == .ongoing
         clientVersion = TransactionVersion.second
         lastEpoch = epoch
-        epoch += 1
+        if !PlantedCoordinatorBug.endKeepsTheEpoch.isPlanted { epoch += 1 }
         prepare(isCommit, now)
         if !wasOngoing {
             partitions = []
@@ -249,7 +255,7 @@ struct Transaction: Equatable, Sendable {
     mutating func fence(byItself: Bool, _ now: CoordinatorTime) {
         precondition(status == .ongoing, "only an ongoing transaction is fenced")
         lastEpoch = byItself ? epoch : -1
-        if epoch < Int16.max { epoch += 1 }
+        if epoch < Int16.max, !PlantedCoordinatorBug.abortKeepsTheEpoch.isPlanted { epoch += 1 }
         prepare(false, now)
     }
 

@@ -236,8 +236,10 @@ struct TransactionShard: Sendable {
         var out = TransactionResult()
         for id in transactions.keys.sorted() {
             guard let transaction = transactions[id] else { continue }
-            if transaction.status == .ongoing { schedule(id) }
-            if transaction.status.isPreparing { out.markers.append(transaction.markerOrder) }
+            if transaction.status == .ongoing, !PlantedCoordinatorBug.timeoutIsForgotten.isPlanted { schedule(id) }
+            if transaction.status.isPreparing, !PlantedCoordinatorBug.decisionIsForgotten.isPlanted {
+                out.markers.append(transaction.markerOrder)
+            }
         }
         nextExpiryCheck = now.monotonic + settings.expirationCheckInterval
         return out
