@@ -259,8 +259,6 @@ struct QuotaTests {
             #expect(try limit(2) == 0)
             let crowd = try (0..<8).map { _ in try fixture.connect() }
             for client in crowd { #expect(isServed(client)) }
-            let waited = fixture.broker.services.quotas.throttled.first { $0.key == .connectionCreationRate }
-            #expect(waited.map { $0.throttled.count > 0 && $0.throttled.milliseconds > 0 } == true)
             // One in a hundred seconds: the next one would wait longer than anybody does.
             #expect(try limit(0.01) == 0)
             #expect(!isServed(try fixture.connect()))
