@@ -103,6 +103,10 @@ struct TableEmitter {
             - EndTxn is answered when the markers are written, not when the outcome is decided, and a transaction times out on time,
               not at the next look (docs/transactions.md);
             - InitProducerId that names an epoch of the past is fenced before it aborts anything;
+            - compression.lz4.level above 12, the library's best, is 12; 9, the default, is its fast compressor;
+            - InitProducerId 6 (KIP-939) is known, but not announced: it is not stable in Kafka 4.3, whose brokers announce 5. A client that
+              asks for two-phase commit all the same is refused;
+            - telemetry (71, 72) is announced, as by a Kafka broker with a plug-in for it, and answered with a subscription to nothing;
             - one node: the APIs between controllers are not announced, and no other replica is named.
 
             """
