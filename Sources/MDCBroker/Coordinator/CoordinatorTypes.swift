@@ -95,13 +95,7 @@ enum GroupResponse: Equatable, Sendable {
 }
 
 /// One answer that a step releases.
-struct CoordinatorAnswer: Equatable, Sendable {
-    var token: RequestToken
-    var response: GroupResponse
-    /// Whether it may only be sent once everything that was appended before is committed. Heartbeats need not wait:
-    /// they tell nothing that a crash could take back.
-    var waitsForCommit: Bool
-}
+typealias CoordinatorAnswer = ShardAnswer<GroupResponse>
 
 /// What kind of batch a step's records become.
 enum CoordinatorBatch: Equatable, Sendable {

@@ -8,6 +8,28 @@ import MDCProtocol
 struct ShareStateHandlers: Sendable {
     let services: BrokerServices
 
+    /// What is asked of the partitions of one topic.
+    private typealias Question = (topic: TopicID, partitions: [(index: Int32, event: ShareStateEvent)])
+    /// What came back.
+    private typealias Reply = (topic: TopicID, partitions: [(index: Int32, answer: ShareStateAnswer)])
+
+    /// Asks for many share partitions; the answers come as the questions were put.
+    private func ask(_ groupID: String, _ questions: [Question], _ done: @escaping @Sendable ([Reply]) -> Void) {
+        let events = questions.flatMap { question in
+            question.partitions.map { (topic: question.topic, partition: $0.index, event: $0.event) }
+        }
+        ask(groupID, events) { answers in
+            var rest = answers[...]
+            done(
+                questions.map { question in
+                    let own = rest.prefix(question.partitions.count)
+                    rest = rest.dropFirst(own.count)
+                    return (question.topic, zip(question.partitions, own).map { ($0.index, $1) })
+                }
+            )
+        }
+    }
+
     /// Asks for many share partitions; those that do not exist are refused here.
     private func ask(
         _ groupID: String,
@@ -72,29 +94,23 @@ struct ShareStateHandlers: Sendable {
     }
 
     func initialize(_ request: InitializeShareGroupStateRequest, _ context: RequestContext) {
-        let events = request.topics.flatMap { topic in
-            topic.partitions.map {
-                (
-                    topic.topicId, $0.partition,
-                    ShareStateEvent.initialize(stateEpoch: $0.stateEpoch, startOffset: $0.startOffset)
-                )
-            }
+        let questions = request.topics.map { topic -> Question in
+            (
+                topic.topicId,
+                topic.partitions.map {
+                    ($0.partition, .initialize(stateEpoch: $0.stateEpoch, startOffset: $0.startOffset))
+                }
+            )
         }
-        ask(request.groupId, events) { answers in
-            var answer = answers.makeIterator()
+        ask(request.groupId, questions) { replies in
             for topic in request.topics { services.shares.reset(request.groupId, topics: [topic.topicId]) }
             context.respond(
                 InitializeShareGroupStateResponse(
-                    results: request.topics.map { topic in
+                    results: replies.map { topic, partitions in
                         .init(
-                            topicId: topic.topicId,
-                            partitions: topic.partitions.map {
-                                let found = answer.next() ?? ShareStateAnswer()
-                                return .init(
-                                    partition: $0.partition,
-                                    errorCode: found.code.rawValue,
-                                    errorMessage: found.message
-                                )
+                            topicId: topic,
+                            partitions: partitions.map {
+                                .init(partition: $0, errorCode: $1.code.rawValue, errorMessage: $1.message)
                             }
                         )
                     }
@@ -104,77 +120,53 @@ struct ShareStateHandlers: Sendable {
     }
 
     func read(_ request: ReadShareGroupStateRequest, _ context: RequestContext) {
-        let events = request.topics.flatMap { topic in
-            topic.partitions.map {
-                (topic.topicId, $0.partition, ShareStateEvent.read(leaderEpoch: $0.leaderEpoch))
-            }
+        let questions = request.topics.map { topic -> Question in
+            (topic.topicId, topic.partitions.map { ($0.partition, .read(leaderEpoch: $0.leaderEpoch)) })
         }
-        ask(request.groupId, events) { answers in
-            var answer = answers.makeIterator()
+        ask(request.groupId, questions) { replies in
             context.respond(
                 ReadShareGroupStateResponse(
-                    results: request.topics.map { topic in
-                        .init(
-                            topicId: topic.topicId,
-                            partitions: topic.partitions.map {
-                                let found = answer.next() ?? ShareStateAnswer()
-                                return .init(
-                                    partition: $0.partition,
-                                    errorCode: found.code.rawValue,
-                                    errorMessage: found.message,
-                                    stateEpoch: found.state.stateEpoch,
-                                    startOffset: found.state.startOffset,
-                                    stateBatches: found.state.batches.map {
-                                        .init(
-                                            firstOffset: $0.first,
-                                            lastOffset: $0.last,
-                                            deliveryState: $0.state.rawValue,
-                                            deliveryCount: $0.deliveryCount
-                                        )
-                                    }
-                                )
-                            }
-                        )
+                    results: replies.map { topic, partitions in
+                        .init(topicId: topic, partitions: partitions.map { Self.readResult($0, $1) })
                     }
                 )
             )
         }
     }
 
-    func write(_ request: WriteShareGroupStateRequest, _ context: RequestContext) {
-        let events = request.topics.flatMap { topic in
-            topic.partitions.map { partition in
-                let write = ShareStateWrite(
-                    stateEpoch: partition.stateEpoch,
-                    leaderEpoch: partition.leaderEpoch,
-                    startOffset: partition.startOffset,
-                    deliveryCompleteCount: partition.deliveryCompleteCount,
-                    batches: partition.stateBatches.map {
-                        ShareStateBatch(
-                            first: $0.firstOffset,
-                            last: $0.lastOffset,
-                            state: ShareDeliveryState(rawValue: $0.deliveryState) ?? .available,
-                            deliveryCount: $0.deliveryCount
-                        )
-                    }
+    private static func readResult(
+        _ partition: Int32,
+        _ answer: ShareStateAnswer
+    ) -> ReadShareGroupStateResponse.PartitionResult {
+        .init(
+            partition: partition,
+            errorCode: answer.code.rawValue,
+            errorMessage: answer.message,
+            stateEpoch: answer.state.stateEpoch,
+            startOffset: answer.state.startOffset,
+            stateBatches: answer.state.batches.map {
+                .init(
+                    firstOffset: $0.first,
+                    lastOffset: $0.last,
+                    deliveryState: $0.state.rawValue,
+                    deliveryCount: $0.deliveryCount
                 )
-                return (topic.topicId, partition.partition, ShareStateEvent.write(write))
             }
+        )
+    }
+
+    func write(_ request: WriteShareGroupStateRequest, _ context: RequestContext) {
+        let questions = request.topics.map { topic -> Question in
+            (topic.topicId, topic.partitions.map { ($0.partition, .write(ShareStateWrite($0))) })
         }
-        ask(request.groupId, events) { answers in
-            var answer = answers.makeIterator()
+        ask(request.groupId, questions) { replies in
             context.respond(
                 WriteShareGroupStateResponse(
-                    results: request.topics.map { topic in
+                    results: replies.map { topic, partitions in
                         .init(
-                            topicId: topic.topicId,
-                            partitions: topic.partitions.map {
-                                let found = answer.next() ?? ShareStateAnswer()
-                                return .init(
-                                    partition: $0.partition,
-                                    errorCode: found.code.rawValue,
-                                    errorMessage: found.message
-                                )
+                            topicId: topic,
+                            partitions: partitions.map {
+                                .init(partition: $0, errorCode: $1.code.rawValue, errorMessage: $1.message)
                             }
                         )
                     }
@@ -184,24 +176,18 @@ struct ShareStateHandlers: Sendable {
     }
 
     func delete(_ request: DeleteShareGroupStateRequest, _ context: RequestContext) {
-        let events = request.topics.flatMap { topic in
-            topic.partitions.map { (topic.topicId, $0.partition, ShareStateEvent.delete) }
+        let questions = request.topics.map { topic -> Question in
+            (topic.topicId, topic.partitions.map { ($0.partition, .delete) })
         }
-        ask(request.groupId, events) { answers in
-            var answer = answers.makeIterator()
+        ask(request.groupId, questions) { replies in
             for topic in request.topics { services.shares.reset(request.groupId, topics: [topic.topicId]) }
             context.respond(
                 DeleteShareGroupStateResponse(
-                    results: request.topics.map { topic in
+                    results: replies.map { topic, partitions in
                         .init(
-                            topicId: topic.topicId,
-                            partitions: topic.partitions.map {
-                                let found = answer.next() ?? ShareStateAnswer()
-                                return .init(
-                                    partition: $0.partition,
-                                    errorCode: found.code.rawValue,
-                                    errorMessage: found.message
-                                )
+                            topicId: topic,
+                            partitions: partitions.map {
+                                .init(partition: $0, errorCode: $1.code.rawValue, errorMessage: $1.message)
                             }
                         )
                     }
@@ -211,35 +197,53 @@ struct ShareStateHandlers: Sendable {
     }
 
     func summary(_ request: ReadShareGroupStateSummaryRequest, _ context: RequestContext) {
-        let events = request.topics.flatMap { topic in
-            topic.partitions.map {
-                (topic.topicId, $0.partition, ShareStateEvent.summary(leaderEpoch: $0.leaderEpoch))
-            }
+        let questions = request.topics.map { topic -> Question in
+            (topic.topicId, topic.partitions.map { ($0.partition, .summary(leaderEpoch: $0.leaderEpoch)) })
         }
-        ask(request.groupId, events) { answers in
-            var answer = answers.makeIterator()
+        ask(request.groupId, questions) { replies in
             context.respond(
                 ReadShareGroupStateSummaryResponse(
-                    results: request.topics.map { topic in
-                        .init(
-                            topicId: topic.topicId,
-                            partitions: topic.partitions.map {
-                                let found = answer.next() ?? ShareStateAnswer()
-                                return .init(
-                                    partition: $0.partition,
-                                    errorCode: found.code.rawValue,
-                                    errorMessage: found.message,
-                                    stateEpoch: found.state.stateEpoch,
-                                    leaderEpoch: found.state.leaderEpoch,
-                                    startOffset: found.state.startOffset,
-                                    deliveryCompleteCount: found.state.deliveryCompleteCount
-                                )
-                            }
-                        )
+                    results: replies.map { topic, partitions in
+                        .init(topicId: topic, partitions: partitions.map { Self.summaryResult($0, $1) })
                     }
                 )
             )
         }
+    }
+
+    private static func summaryResult(
+        _ partition: Int32,
+        _ answer: ShareStateAnswer
+    ) -> ReadShareGroupStateSummaryResponse.PartitionResult {
+        .init(
+            partition: partition,
+            errorCode: answer.code.rawValue,
+            errorMessage: answer.message,
+            stateEpoch: answer.state.stateEpoch,
+            leaderEpoch: answer.state.leaderEpoch,
+            startOffset: answer.state.startOffset,
+            deliveryCompleteCount: answer.state.deliveryCompleteCount
+        )
+    }
+}
+
+extension ShareStateWrite {
+    /// What the leader of a partition on another node wants written.
+    fileprivate init(_ partition: WriteShareGroupStateRequest.PartitionData) {
+        self.init(
+            stateEpoch: partition.stateEpoch,
+            leaderEpoch: partition.leaderEpoch,
+            startOffset: partition.startOffset,
+            deliveryCompleteCount: partition.deliveryCompleteCount,
+            batches: partition.stateBatches.map {
+                ShareStateBatch(
+                    first: $0.firstOffset,
+                    last: $0.lastOffset,
+                    state: ShareDeliveryState(rawValue: $0.deliveryState) ?? .available,
+                    deliveryCount: $0.deliveryCount
+                )
+            }
+        )
     }
 }
 

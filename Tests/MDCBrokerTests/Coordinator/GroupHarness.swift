@@ -7,90 +7,27 @@ import Testing
 
 @testable import MDCBroker
 
-/// Drives a shard by hand: a clock that moves when told, a log in memory, and a check after every step that replaying the
-/// log gives the state that the shard has.
-struct GroupHarness {
-    var shard: GroupCoordinatorShard
-    /// What the log alone says, kept up record by record.
-    private var mirror: GroupCoordinatorShard
-    var now = CoordinatorTime(monotonic: 1_000_000, wall: 1_700_000_000_000)
-    var log: [CoordinatorRecord] = []
-    var nextToken: RequestToken = 1
-    /// Answers by token. A second answer to one token is a failure.
-    var answers: [RequestToken: GroupResponse] = [:]
-    var parked: Set<RequestToken> = []
-    let settings: GroupSettings
-    let seed: UInt64
+typealias GroupHarness = ShardHarness<GroupCoordinatorShard>
 
+extension GroupHarness {
     init(settings: GroupSettings = GroupSettings(), seed: UInt64 = 1, topics: GroupTopicImage = GroupTopicImage()) {
-        self.settings = settings
-        self.seed = seed
-        shard = GroupCoordinatorShard(settings: settings, seed: seed, now: now, topics: topics)
-        mirror = shard
-    }
-
-    /// Sends an event; returns the token of its answer.
-    @discardableResult
-    mutating func send(_ event: GroupEvent) -> RequestToken {
-        let token = nextToken
-        nextToken += 1
-        parked.insert(token)
-        take(shard.handle(event, token: token, now: now))
-        return token
-    }
-
-    /// Lets `milliseconds` pass, waking the shard whenever it asks for it.
-    mutating func advance(_ milliseconds: Int64) {
-        let end = now.monotonic + milliseconds
-        while shard.nextDeadline <= end {
-            move(to: max(shard.nextDeadline, now.monotonic))
-            take(shard.tick(now))
+        self.init {
+            GroupCoordinatorShard(settings: settings, seed: seed, now: $0, topics: topics)
+        } successor: { shard, now, token in
+            // Its random numbers are others, or it would give the same ids twice.
+            GroupCoordinatorShard(
+                settings: settings,
+                seed: seed ^ (UInt64(token) << 32),
+                now: now,
+                topics: shard.topics
+            )
+        } check: { mirror, shard, step in
+            #expect(step.offsetChanges.count <= step.records.count)
+            if !step.records.isEmpty { Self.check(mirror, shard) }
         }
-        move(to: end)
     }
 
-    private mutating func move(to monotonic: Int64) {
-        now.wall = now.wall + (monotonic - now.monotonic)
-        now.monotonic = monotonic
-    }
-
-    private mutating func take(_ result: CoordinatorResult) {
-        log += result.records
-        for record in result.records {
-            do { try mirror.replay(record, now: now) } catch { Issue.record("\(error)") }
-        }
-        shard.apply(result)
-        for answer in result.answers {
-            #expect(parked.remove(answer.token) != nil, "answered twice: \(answer)")
-            answers[answer.token] = answer.response
-        }
-        #expect(result.offsetChanges.count <= result.records.count)
-        if !result.records.isEmpty { checkReplay() }
-    }
-
-    /// What a node that starts now would know. Its random numbers are others, or it would give the same ids twice.
-    func replayed() -> GroupCoordinatorShard {
-        var copy = GroupCoordinatorShard(
-            settings: settings,
-            seed: seed ^ (UInt64(nextToken) << 32),
-            now: now,
-            topics: shard.topics
-        )
-        for record in log {
-            do { try copy.replay(record, now: now) } catch { Issue.record("\(error)") }
-        }
-        copy.activate(now: now)
-        return copy
-    }
-
-    /// Stops without warning and starts from the log.
-    mutating func crash() {
-        shard = replayed()
-        parked = []
-    }
-
-    private func checkReplay() {
-        let copy = mirror
+    private static func check(_ copy: GroupCoordinatorShard, _ shard: GroupCoordinatorShard) {
         #expect(copy.offsets == shard.offsets)
         for (groupID, group) in shard.classicGroups where group.generation > 0 {
             guard let stored = copy.classicGroups[groupID] else { continue }
@@ -276,7 +213,7 @@ struct GroupHarness {
     /// A stable group of `count` members, the leader first, each with its own name as assignment.
     mutating func stableGroup(_ count: Int) -> (ids: [String], generation: Int32) {
         let joins = (0..<count).map { _ in joinTwice() }
-        advance(settings.initialRebalanceDelay * Int64(count + 2))
+        advance(shard.settings.initialRebalanceDelay * Int64(count + 2))
         let generation = joined(joins[0].token)?.generationId ?? -1
         let assignments = Dictionary(uniqueKeysWithValues: joins.map { ($0.id, $0.id) })
         for join in joins.dropFirst() { _ = sync(member: join.id, generation: generation) }

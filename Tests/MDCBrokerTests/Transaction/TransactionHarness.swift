@@ -7,80 +7,20 @@ import Testing
 
 @testable import MDCBroker
 
-/// Drives a shard by hand: a clock that moves when told, a log in memory, and a check after every step that replaying the
-/// log gives the state that the shard has.
-struct TransactionHarness {
-    var shard: TransactionShard
-    /// What the log alone says, kept up record by record.
-    private var mirror: TransactionShard
-    var now = CoordinatorTime(monotonic: 1_000_000, wall: 1_700_000_000_000)
-    var log: [CoordinatorRecord] = []
-    var nextToken: RequestToken = 1
-    /// Answers by token. A second answer to one token is a failure.
-    var answers: [RequestToken: TransactionResponse] = [:]
-    var parked: Set<RequestToken> = []
-    /// Orders to write markers that were not carried out yet.
-    var orders: [MarkerOrder] = []
-    var nextProducerID: Int64 = 1_000
-    let settings: TransactionSettings
+typealias TransactionHarness = ShardHarness<TransactionShard>
 
+extension TransactionHarness {
     init(settings: TransactionSettings = TransactionSettings()) {
-        self.settings = settings
-        shard = TransactionShard(settings: settings, now: now)
-        mirror = shard
-    }
-
-    /// Sends an event; returns the token of its answer.
-    @discardableResult
-    mutating func send(_ event: TransactionEvent) -> RequestToken {
-        let token = nextToken
-        nextToken += 1
-        parked.insert(token)
-        take(shard.handle(event, token: token, now: now))
-        return token
-    }
-
-    /// Lets `milliseconds` pass, waking the shard whenever it asks for it.
-    mutating func advance(_ milliseconds: Int64) {
-        let end = now.monotonic + milliseconds
-        while shard.nextDeadline <= end {
-            move(to: max(shard.nextDeadline, now.monotonic))
-            take(shard.tick(now))
+        self.init {
+            TransactionShard(settings: settings, now: $0)
+        } successor: { _, now, _ in
+            TransactionShard(settings: settings, now: now)
+        } check: { mirror, shard, _ in
+            #expect(Set(mirror.transactions.keys) == Set(shard.transactions.keys))
+            for (id, transaction) in shard.transactions {
+                #expect(mirror.transactions[id]?.logValue == transaction.logValue)
+            }
         }
-        move(to: end)
-    }
-
-    private mutating func move(to monotonic: Int64) {
-        now.wall = now.wall + (monotonic - now.monotonic)
-        now.monotonic = monotonic
-    }
-
-    private mutating func take(_ result: TransactionResult) {
-        log += result.records
-        for record in result.records {
-            do { try mirror.replay(record, now: now) } catch { Issue.record("\(error)") }
-        }
-        for answer in result.answers {
-            #expect(parked.remove(answer.token) != nil, "answered twice: \(answer)")
-            answers[answer.token] = answer.response
-        }
-        orders += result.markers
-        #expect(Set(mirror.transactions.keys) == Set(shard.transactions.keys))
-        for (id, transaction) in shard.transactions {
-            #expect(mirror.transactions[id]?.logValue == transaction.logValue)
-        }
-    }
-
-    /// Stops without warning and starts from the log.
-    mutating func crash() {
-        var copy = TransactionShard(settings: settings, now: now)
-        for record in log {
-            do { try copy.replay(record, now: now) } catch { Issue.record("\(error)") }
-        }
-        orders = []
-        parked = []
-        take(copy.activate(now: now))
-        shard = copy
     }
 
     /// Puts an id into the state that a producer at its last epoch has.

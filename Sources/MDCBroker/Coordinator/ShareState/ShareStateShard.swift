@@ -51,6 +51,8 @@ struct ShareStateShard: Equatable, Sendable {
         var records: [CoordinatorRecord] = []
         /// By record: the share partition and its state after it; nil where it is gone.
         var changes: [Change] = []
+        /// The request that `answer` is for; nil where nobody asked.
+        var token: RequestToken?
     }
 
     struct Change: Equatable, Sendable {

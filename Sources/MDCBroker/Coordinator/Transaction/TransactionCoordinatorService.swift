@@ -15,9 +15,7 @@ final class TransactionCoordinatorService: Sendable {
     let access: any InternalTopicAccess
     let node: any TransactionNode
     let settings: TransactionSettings
-    private let logger: Logger
-    /// One per partition of `__transaction_state`; empty while that does not exist.
-    private let shards = Mutex<[TransactionShardRuntime]>([])
+    private let shards: ShardTable<TransactionShard>
 
     init(
         access: any InternalTopicAccess,
@@ -28,61 +26,31 @@ final class TransactionCoordinatorService: Sendable {
         self.access = access
         self.node = node
         self.settings = settings
-        self.logger = logger
+        let dispatch = MarkerDispatch(node: node)
+        shards = ShardTable(access: access, logger: logger) { partition in
+            ShardRuntime(partition: partition, access: access, logger: logger) {
+                TransactionShard(settings: settings, now: $0)
+            } carryOut: { order, runtime, incarnation in
+                dispatch.carryOut(order, order.partitions, runtime, incarnation)
+            }
+        }
     }
 
     // MARK: Life
 
     /// Loads every shard. Blocks; called once before the node serves.
-    func start() {
-        if let count = access.partitionCount(of: .transactionState) {
-            for shard in openShards(count) { shard.load() }
-        }
-    }
+    func start() { shards.start() }
 
     /// Answers everyone who waits and gives all shards up.
-    func stop() {
-        for shard in allShards { shard.stop() }
-    }
-
-    private func openShards(_ count: Int32) -> [TransactionShardRuntime] {
-        shards.withLock { shards in
-            guard shards.isEmpty else { return [] }
-            shards = (0..<count).map {
-                TransactionShardRuntime(partition: $0, access: access, node: node, settings: settings, logger: logger)
-            }
-            return shards
-        }
-    }
-
-    private var allShards: [TransactionShardRuntime] { shards.withLock { $0 } }
+    func stop() { shards.stop() }
 
     /// Sees to it that `__transaction_state` exists, then calls `done` with an error code.
-    func prepare(_ done: @escaping @Sendable (ErrorCode) -> Void) {
-        if shards.withLock({ !$0.isEmpty }) { return done(.none) }
-        access.create(.transactionState) { [self] result in
-            switch result {
-            case .success(let count):
-                let opened = openShards(count)
-                access.runBlocking {
-                    for shard in opened { shard.load() }
-                    done(.none)
-                }
-            case .failure(let error):
-                logger.warning("cannot create __transaction_state", metadata: ["error": "\(error)"])
-                done(.coordinatorNotAvailable)
-            }
-        }
-    }
+    func prepare(_ done: @escaping @Sendable (ErrorCode) -> Void) { shards.prepare(done) }
 
     /// Sends an event to the shard of `id`.
     func submit(_ id: String, _ event: TransactionEvent, _ completion: @escaping TransactionCompletion) {
-        let shard = shards.withLock { shards in
-            shards.isEmpty
-                ? nil : shards[Int(GroupCoordinatorService.partition(of: id, count: Int32(shards.count)))]
-        }
         // Without the topic there are no coordinators; looking for one creates it.
-        guard let shard else { return completion(.failed(.notCoordinator)) }
+        guard let shard = shards.shard(of: id) else { return completion(.failed(.notCoordinator)) }
         shard.submit(event, completion)
     }
 
@@ -288,7 +256,7 @@ final class TransactionCoordinatorService: Sendable {
                 switch outcome {
                 case .response(.describe(let state)): response.transactionStates.append(state)
                 // Where there is no coordinator at all, there is no transaction.
-                case .failed(.notCoordinator) where self.allShards.isEmpty:
+                case .failed(.notCoordinator) where self.shards.all.isEmpty:
                     response.transactionStates.append(
                         .init(errorCode: ErrorCode.transactionalIdNotFound.rawValue, transactionalId: id)
                     )
@@ -311,7 +279,7 @@ final class TransactionCoordinatorService: Sendable {
         }
         let names = Set(TransactionStatus.allCases.map(\.name))
         let unknown = request.stateFilters.filter { !names.contains($0) }
-        gather(allShards.map { shard in { shard.submit(.list(request), $0) } }) { outcomes in
+        gather(shards.all.map { shard in { shard.submit(.list(request), $0) } }) { outcomes in
             var response = ListTransactionsResponse(unknownStateFilters: unknown)
             for outcome in outcomes {
                 switch outcome {
@@ -338,7 +306,7 @@ final class TransactionCoordinatorService: Sendable {
 
     /// How many transactional ids are in each state.
     func counts() -> [TransactionStatus: Int] {
-        allShards.reduce(into: [:]) { counts, shard in
+        shards.all.reduce(into: [:]) { counts, shard in
             counts.merge(shard.inspect(\.counts) ?? [:], uniquingKeysWith: +)
         }
     }

@@ -94,10 +94,7 @@ enum TransactionResponse: Equatable, Sendable {
 }
 
 /// An answer that a step releases.
-struct TransactionAnswer: Equatable, Sendable {
-    var token: RequestToken
-    var response: TransactionResponse
-}
+typealias TransactionAnswer = ShardAnswer<TransactionResponse>
 
 /// What a step wants done: append `records` as one batch; once they are committed, send `answers` and carry out `markers`.
 struct TransactionResult: Equatable, Sendable {
