@@ -2,6 +2,8 @@
 
 import NIOCore
 import NIOPosix
+import NIOSSL
+import NIOTLS
 
 /// What came of one mail, and whether the connection can take another.
 struct SMTPSendResult: Sendable, Equatable {
@@ -24,6 +26,19 @@ final class SMTPConnection: Sendable {
         var contentReply: Duration
     }
 
+    /// How a connection is encrypted, with what is made once for all connections.
+    struct Encryption: Sendable {
+        /// From the first byte (port 465); else by `STARTTLS`.
+        var isImplicit: Bool
+        var context: NIOSSLContext
+        /// The name that the certificate must have; nil: the address.
+        var serverName: String?
+
+        func makeHandler() throws -> NIOSSLClientHandler {
+            try NIOSSLClientHandler(context: context, serverHostname: serverName)
+        }
+    }
+
     let channel: any NIOCore.Channel
     private let handler: NIOLoopBound<SMTPClientHandler>
 
@@ -38,6 +53,7 @@ final class SMTPConnection: Sendable {
         port: Int,
         identity: SMTPSession.Identity,
         limits: Limits,
+        encryption: Encryption? = nil,
         group: any EventLoopGroup
     ) async throws -> SMTPConnection {
         let eventLoop = group.next()
@@ -49,7 +65,15 @@ final class SMTPConnection: Sendable {
         do {
             connection = try await bootstrap.connect(host: host, port: port) { channel in
                 channel.eventLoop.makeCompletedFuture {
-                    let handler = SMTPClientHandler(identity: identity, limits: limits, ready: ready)
+                    let handler = SMTPClientHandler(
+                        identity: identity,
+                        limits: limits,
+                        encryption: encryption,
+                        ready: ready
+                    )
+                    if let encryption, encryption.isImplicit {
+                        try channel.pipeline.syncOperations.addHandler(encryption.makeHandler())
+                    }
                     try channel.pipeline.syncOperations.addHandler(handler)
                     return SMTPConnection(
                         channel: channel,
@@ -92,15 +116,22 @@ private final class SMTPClientHandler: ChannelInboundHandler {
     private var session: SMTPSession
     private var decoder = SMTPReplyDecoder()
     private let limits: SMTPConnection.Limits
+    private let encryption: SMTPConnection.Encryption?
     private var ready: EventLoopPromise<Void>?
     private var current: EventLoopPromise<SMTPSendResult>?
     private var outcome: SendOutcome?
     private var context: ChannelHandlerContext?
     private var timeout: Scheduled<Void>?
 
-    init(identity: SMTPSession.Identity, limits: SMTPConnection.Limits, ready: EventLoopPromise<Void>) {
+    init(
+        identity: SMTPSession.Identity,
+        limits: SMTPConnection.Limits,
+        encryption: SMTPConnection.Encryption?,
+        ready: EventLoopPromise<Void>
+    ) {
         self.session = SMTPSession(identity)
         self.limits = limits
+        self.encryption = encryption
         self.ready = ready
     }
 
@@ -120,6 +151,26 @@ private final class SMTPClientHandler: ChannelInboundHandler {
             while let reply = try decoder.next() { perform(session.received(reply), context) }
         } catch {
             end(context, reason: error.description)
+            context.close(promise: nil)
+        }
+    }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if case TLSUserEvent.handshakeCompleted = event {
+            // Half a line that came in the clear is no beginning of what comes encrypted.
+            if encryption?.isImplicit == false { decoder = SMTPReplyDecoder() }
+            perform(session.encrypted(), context)
+        }
+        context.fireUserInboundEventTriggered(event)
+    }
+
+    private func startTLS(_ context: ChannelHandlerContext) {
+        do {
+            guard let encryption else { preconditionFailure("a session asked for TLS that was made without it") }
+            try context.pipeline.syncOperations.addHandler(encryption.makeHandler(), position: .first)
+            expectReply(context, within: limits.reply)
+        } catch {
+            end(context, reason: "TLS: \(error)")
             context.close(promise: nil)
         }
     }
@@ -165,6 +216,7 @@ private final class SMTPClientHandler: ChannelInboundHandler {
                 ready = nil
                 if self.outcome == nil { self.outcome = outcome }
                 settle(isReusable: false)
+            case .startTLS: startTLS(context)
             case .close:
                 settle(isReusable: false)
                 context.close(promise: nil)

@@ -13,6 +13,7 @@ final class SMTPConnectionPool: Sendable {
         var messagesPerConnection: Int
         var idleTimeout: Duration
         var limits: SMTPConnection.Limits
+        var encryption: SMTPConnection.Encryption?
     }
 
     private struct Idle: Sendable {
@@ -60,6 +61,7 @@ final class SMTPConnectionPool: Sendable {
                     port: configuration.port,
                     identity: configuration.identity,
                     limits: configuration.limits,
+                    encryption: configuration.encryption,
                     group: group
                 )
                 state.withLock { $0.opened += 1 }

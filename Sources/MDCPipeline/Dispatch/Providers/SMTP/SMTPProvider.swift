@@ -1,8 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
 public import NIOCore
+import NIOSSL
 
-/// E-mail by SMTP submission, without TLS so far: meant for a relay on the same host.
+/// Whether a mail server is spoken to encrypted.
+public enum SMTPSecurity: String, Sendable, Hashable, CaseIterable {
+    /// In the clear: for a relay on this host.
+    case none
+    /// Encrypted by `STARTTLS`; a server that does not offer it gets no mail (port 587).
+    case startTLS = "starttls"
+    /// Encrypted from the first byte (port 465).
+    case tls
+}
+
+/// E-mail by SMTP submission.
 public final class SMTPProvider: Provider {
     /// How the server is reached, and what is written into mails.
     public struct Configuration: Sendable {
@@ -14,6 +25,10 @@ public final class SMTPProvider: Provider {
         public var port: Int
         /// Our name in `EHLO`.
         public var clientName: String
+        /// Whether the connection is encrypted.
+        public var security: SMTPSecurity
+        /// Whom to believe that it is the server.
+        public var tls: ProviderTLS
         /// For `AUTH`; nil: none.
         public var credentials: SMTPCredentials?
         /// Sends credentials to another host although the connection is not encrypted.
@@ -44,6 +59,8 @@ public final class SMTPProvider: Provider {
             host: String,
             port: Int = 25,
             clientName: String = "localhost",
+            security: SMTPSecurity = .none,
+            tls: ProviderTLS = ProviderTLS(),
             credentials: SMTPCredentials? = nil,
             allowPlaintextCredentials: Bool = false,
             returnPath: String? = nil,
@@ -61,6 +78,8 @@ public final class SMTPProvider: Provider {
             self.host = host
             self.port = port
             self.clientName = clientName
+            self.security = security
+            self.tls = tls
             self.credentials = credentials
             self.allowPlaintextCredentials = allowPlaintextCredentials
             self.returnPath = returnPath
@@ -86,14 +105,38 @@ public final class SMTPProvider: Provider {
     private let configuration: Configuration
     let pool: SMTPConnectionPool
 
+    /// A provider without TLS. - Parameter group: runs the connections; not shut down by the provider.
+    /// - Precondition: `security` is `none`.
+    public convenience init(_ configuration: Configuration, group: any EventLoopGroup) {
+        precondition(configuration.security == .none, "reading certificates can fail: use init(validating:group:)")
+        self.init(configuration, encryption: nil, group: group)
+    }
+
     /// - Parameter group: runs the connections; not shut down by the provider.
-    public init(_ configuration: Configuration, group: any EventLoopGroup) {
+    /// - Throws: ``PipelineError`` (`configuration`) if the trusted certificates cannot be read.
+    public convenience init(validating configuration: Configuration, group: any EventLoopGroup) throws {
+        var encryption: SMTPConnection.Encryption?
+        if configuration.security != .none {
+            encryption = SMTPConnection.Encryption(
+                isImplicit: configuration.security == .tls,
+                context: try configuration.tls.makeContext(),
+                serverName: configuration.tls.verifiedName(host: configuration.host)
+            )
+        }
+        self.init(configuration, encryption: encryption, group: group)
+    }
+
+    private init(_ configuration: Configuration, encryption: SMTPConnection.Encryption?, group: any EventLoopGroup) {
         self.configuration = configuration
         self.pool = SMTPConnectionPool(
             SMTPConnectionPool.Configuration(
                 host: configuration.host,
                 port: configuration.port,
-                identity: .init(clientName: configuration.clientName, credentials: configuration.credentials),
+                identity: .init(
+                    clientName: configuration.clientName,
+                    credentials: configuration.credentials,
+                    requiresStartTLS: configuration.security == .startTLS
+                ),
                 connections: configuration.connections,
                 messagesPerConnection: configuration.messagesPerConnection,
                 idleTimeout: configuration.idleTimeout,
@@ -101,15 +144,18 @@ public final class SMTPProvider: Provider {
                     connect: configuration.connectTimeout,
                     reply: configuration.replyTimeout,
                     contentReply: configuration.contentReplyTimeout
-                )
+                ),
+                encryption: encryption
             ),
             group: group
         )
     }
 
     public func send(_ message: Message, attempt: Int) async -> SendOutcome {
-        if configuration.credentials != nil, !configuration.isThisHost, !configuration.allowPlaintextCredentials {
-            let reason = "no credentials without TLS to \(configuration.host); use a relay on this host, or allow it"
+        if configuration.credentials != nil, configuration.security == .none, !configuration.isThisHost,
+            !configuration.allowPlaintextCredentials
+        {
+            let reason = "no credentials without TLS to \(configuration.host); set security to starttls or tls"
             return .retriable(code: "config", reason: reason, retryAfter: SMTPSession.operatorPause)
         }
         let mail: SMTPMail

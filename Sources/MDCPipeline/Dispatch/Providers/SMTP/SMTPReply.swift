@@ -133,3 +133,54 @@ struct SMTPCapabilities: Sendable, Equatable {
         }
     }
 }
+
+/// What a refusal means: the reply code says for how long, the enhanced status code (RFC 3463) says whose fault it is.
+enum SMTPStatusMapping {
+    /// What a reply other than 2xx and 3xx makes of a mail.
+    static func refusal(_ reply: SMTPReply) -> SendOutcome {
+        let code = reply.bestCode
+        if isOurs(reply) {
+            return .retriable(
+                code: code,
+                reason: "authentication: \(reply.text)",
+                retryAfter: SMTPSession.operatorPause
+            )
+        }
+        if isThrottle(reply) {
+            return .retriable(code: code, reason: reply.text, retryAfter: throttlePause)
+        }
+        guard reply.isPermanentFailure else { return .retriable(code: code, reason: reply.text) }
+        return isCurable(reply.enhancedCode)
+            ? .retriable(code: code, reason: reply.text, retryAfter: SMTPSession.operatorPause)
+            : .rejected(code: code, reason: reply.text)
+    }
+
+    /// The pause after "too fast".
+    static let throttlePause: Duration = .seconds(10)
+
+    /// Authentication (5.7.8, 5.7.0 with 530, 5.7.9, 5.7.11): someone on our side must act.
+    private static func isOurs(_ reply: SMTPReply) -> Bool {
+        switch reply.code {
+        case 530, 534, 535, 538: true
+        default: ["5.7.8", "5.7.9", "5.7.11"].contains(reply.enhancedCode)
+        }
+    }
+
+    /// 450/451/452/454 with 4.7.x or 4.3.2, or words such as "throttl": the server wants us to be slower.
+    private static func isThrottle(_ reply: SMTPReply) -> Bool {
+        guard (400..<500).contains(reply.code) else { return false }
+        let text = reply.text.lowercased()
+        return text.contains("throttl") || text.contains("rate") && text.contains("exceeded")
+            || text.contains("too many")
+    }
+
+    /// 5xx that time cures: mailbox full (x.2.2), system full or not accepting (x.3.1, x.3.2), network (x.4.x).
+    private static func isCurable(_ enhanced: String?) -> Bool {
+        guard let parts = enhanced?.split(separator: "."), parts.count == 3 else { return false }
+        switch (parts[1], parts[2]) {
+        case ("2", "2"), ("3", "1"), ("3", "2"): return true
+        case ("4", _): return true
+        default: return false
+        }
+    }
+}

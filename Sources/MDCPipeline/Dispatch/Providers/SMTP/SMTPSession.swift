@@ -26,11 +26,15 @@ struct SMTPSession: Sendable {
         /// The name in `EHLO`.
         var clientName: String
         var credentials: SMTPCredentials?
+        /// Nothing but `EHLO` is said before the connection is encrypted by `STARTTLS`.
+        var requiresStartTLS = false
     }
 
     enum Action: Sendable, Equatable {
         /// Send bytes.
         case write(ByteBuffer)
+        /// Begin the TLS handshake, then call ``SMTPSession/encrypted()``.
+        case startTLS
         /// A mail can be sent.
         case becomeReady
         /// What came of the mail under way.
@@ -54,6 +58,7 @@ struct SMTPSession: Sendable {
 
     private enum State {
         case greeting, hello(isExtended: Bool)
+        case startingTLS, handshake
         case authenticating(mechanism: String, step: Int)
         case ready
         case transaction(Transaction)
@@ -63,6 +68,7 @@ struct SMTPSession: Sendable {
 
     private let identity: Identity
     private var state = State.greeting
+    private var isEncrypted = false
     private(set) var capabilities = SMTPCapabilities()
 
     init(_ identity: Identity) { self.identity = identity }
@@ -80,6 +86,10 @@ struct SMTPSession: Sendable {
         switch state {
         case .greeting: return greeted(reply)
         case .hello(let isExtended): return helloAnswered(reply, isExtended: isExtended)
+        case .startingTLS: return startTLSAnswered(reply)
+        case .handshake:
+            // What came in the clear after the go-ahead may have been put there by another (CVE-2011-0411).
+            return disconnect(.retriable(code: "tls", reason: "an unencrypted reply during the handshake"))
         case .authenticating(let mechanism, let step): return authAnswered(reply, mechanism: mechanism, step: step)
         case .transaction(let transaction): return transactionAnswered(reply, transaction)
         case .resetting:
@@ -124,7 +134,8 @@ struct SMTPSession: Sendable {
             if let refusal = transaction.refusal { return [.finish(refusal)] }
             if transaction.step == .content { return [.finish(.inDoubt(reason: "after the content: \(reason)"))] }
             return [.finish(.retriable(code: "connection", reason: reason))]
-        case .greeting, .hello, .authenticating: return [.fail(.retriable(code: "connect", reason: reason))]
+        case .greeting, .hello, .startingTLS, .handshake, .authenticating:
+            return [.fail(.retriable(code: "connect", reason: reason))]
         case .ready, .resetting, .quitting, .closed: return []
         }
     }
@@ -155,11 +166,34 @@ struct SMTPSession: Sendable {
         }
         guard reply.code == 250 else { return disconnect(Self.refusal(reply)) }
         capabilities = isExtended ? SMTPCapabilities(reply) : SMTPCapabilities()
+        if identity.requiresStartTLS, !isEncrypted {
+            guard capabilities.startTLS else {
+                let reason = "the server does not offer STARTTLS; use security = \"tls\" or \"none\", or another server"
+                return disconnect(.retriable(code: "tls", reason: reason, retryAfter: SMTPSession.operatorPause))
+            }
+            state = .startingTLS
+            return [.write(ByteBuffer(string: "STARTTLS\r\n"))]
+        }
         guard let credentials = identity.credentials else {
             state = .ready
             return [.becomeReady]
         }
         return authenticate(credentials)
+    }
+
+    private mutating func startTLSAnswered(_ reply: SMTPReply) -> [Action] {
+        guard reply.code == 220 else { return disconnect(Self.refusal(reply)) }
+        state = .handshake
+        return [.startTLS]
+    }
+
+    /// The handshake is over. What the server said before it counts for nothing (RFC 3207, 4.2).
+    mutating func encrypted() -> [Action] {
+        guard case .handshake = state else { return [] }
+        isEncrypted = true
+        capabilities = SMTPCapabilities()
+        state = .hello(isExtended: true)
+        return [.write(ByteBuffer(string: "EHLO \(identity.clientName)\r\n"))]
     }
 
     private mutating func authenticate(_ credentials: SMTPCredentials) -> [Action] {
@@ -280,12 +314,7 @@ struct SMTPSession: Sendable {
     static let operatorPause: Duration = .seconds(60)
 
     private static func refusal(_ reply: SMTPReply) -> SendOutcome {
-        switch reply.code {
-        case 530, 535:
-            .retriable(code: reply.bestCode, reason: "authentication: \(reply.text)", retryAfter: operatorPause)
-        case 500..<600: .rejected(code: reply.bestCode, reason: reply.text)
-        default: .retriable(code: reply.bestCode, reason: reply.text)
-        }
+        SMTPStatusMapping.refusal(reply)
     }
 
     private func mailCommand(_ mail: SMTPMail) -> String {
@@ -321,7 +350,7 @@ struct SMTPSession: Sendable {
 }
 
 /// User and password for `AUTH`.
-public struct SMTPCredentials: Sendable, Hashable {
+public struct SMTPCredentials: Sendable, Hashable, CustomStringConvertible {
     /// The user.
     public var user: String
     /// The password.
@@ -331,6 +360,9 @@ public struct SMTPCredentials: Sendable, Hashable {
         self.user = user
         self.password = password
     }
+
+    /// Without the password.
+    public var description: String { "\(user):<secret>" }
 }
 
 /// A line that begins with a dot gets a second one, and a line with a dot alone ends the content (RFC 5321, 4.5.2).
