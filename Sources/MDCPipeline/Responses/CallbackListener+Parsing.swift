@@ -12,13 +12,29 @@ public enum CallbackFormat: String, Sendable, Hashable, CaseIterable {
     case email
     /// An app's confirmation of a push message: JSON.
     case fcm
+    /// Kannel's `dlr-url`: query.
+    case kannel
+    /// Twilio's status callbacks: form, with our reference in the query.
+    case twilio
 
     /// The channel of the messages reported about.
     public var channel: Channel {
         switch self {
-        case .kaleyra: .sms
+        case .kaleyra, .kannel, .twilio: .sms
         case .email: .email
         case .fcm: .push
+        }
+    }
+}
+
+extension CallbackFormat {
+    /// The field that says what happened.
+    fileprivate var stateField: String {
+        switch self {
+        case .kaleyra: "status"
+        case .email, .fcm: "event"
+        case .kannel: "type"
+        case .twilio: "MessageStatus"
         }
     }
 }
@@ -59,7 +75,11 @@ struct CallbackParser: Sendable {
             reports = try Self.json(body)
         } else {
             let text = String(buffer: body)
-            reports = [Self.fields(FormFields(decoding: text))]
+            var report = Self.fields(FormFields(decoding: text))
+            if format == .twilio, let query {
+                report.merge(Self.fields(FormFields(decoding: query))) { body, _ in body }
+            }
+            reports = [report]
         }
         guard !reports.isEmpty else { throw CallbackProblem(reason: "an empty list of reports") }
         guard reports.count <= Self.receiptsMax else {
@@ -92,9 +112,17 @@ struct CallbackParser: Sendable {
             (id, state) = (first("name", "message_id"), first("event"))
             code = first("code")
             status = FCMMapping.status(event: state ?? "", code: code)
+        case .kannel:
+            (id, state) = (first("reference"), first("type"))
+            code = first("answer").flatMap { SMPPReceipt.fields($0)["err"] }
+            status = KannelMapping.status(type: state ?? "", answer: first("answer"))
+        case .twilio:
+            (id, state) = (first("MessageSid", "SmsSid"), first("MessageStatus", "SmsStatus"))
+            code = first("ErrorCode")
+            status = TwilioMapping.status(state ?? "", code: code)
         }
         guard state != nil || (format == .kaleyra && code != nil) else {
-            throw CallbackProblem(reason: "'\(format == .kaleyra ? "status" : "event")' is missing")
+            throw CallbackProblem(reason: "'\(format.stateField)' is missing")
         }
         let reference = first("ref", "reference", "custom")
         for (name, value) in [("id", id), ("reference", reference), ("code", code)] {
@@ -112,7 +140,7 @@ struct CallbackParser: Sendable {
             providerMessageID: id ?? "",
             status: status,
             code: code,
-            reason: first("reason", "description", "message").map {
+            reason: first("reason", "description", "message", "answer").map {
                 String(decoding: $0.utf8.prefix(Self.reasonBytesMax), as: UTF8.self)
             },
             at: at,

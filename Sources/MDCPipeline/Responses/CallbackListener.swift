@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
+import HTTPTypes
 import Hummingbird
 public import Logging
 import MDCModel
@@ -23,9 +24,16 @@ public final class CallbackListener: Service {
         public var secret: String
         /// The shape of its callbacks.
         public var format: CallbackFormat
+        /// How a callback proves who made it, beside the path's secret; nil: not at all.
+        public var signature: CallbackSignature?
 
         /// - Precondition: provider and secret are not empty and have no slash.
-        public init(provider: String, secret: String, format: CallbackFormat) {
+        public init(
+            provider: String,
+            secret: String,
+            format: CallbackFormat,
+            signature: CallbackSignature? = nil
+        ) {
             precondition(
                 !provider.isEmpty && !secret.isEmpty && !provider.contains("/") && !secret.contains("/"),
                 "a callback route needs a provider and a secret without slashes"
@@ -33,6 +41,7 @@ public final class CallbackListener: Service {
             self.provider = provider
             self.secret = secret
             self.format = format
+            self.signature = signature
         }
     }
 
@@ -138,6 +147,31 @@ public final class CallbackListener: Service {
     }
 }
 
+/// How a provider signs its callbacks.
+public enum CallbackSignature: Sendable, Hashable {
+    /// `X-Twilio-Signature`, by the account's token, over the address that the provider was told.
+    ///
+    /// - Parameter publicURL: Scheme and host (and path, if a proxy removes one) under which the provider sees the listener.
+    case twilio(token: Secret, publicURL: String)
+
+    func isValid(_ request: Request, body: ByteBuffer) -> Bool {
+        switch self {
+        case .twilio(let token, let publicURL):
+            guard let name = HTTPField.Name("X-Twilio-Signature"), let signature = request.headers[name] else {
+                return false
+            }
+            let isForm = request.headers[.contentType]?.lowercased().contains("form-urlencoded") ?? false
+            return TwilioMapping.isSigned(
+                signature,
+                token: token,
+                url: publicURL + request.uri.description,
+                body: body,
+                isForm: isForm
+            )
+        }
+    }
+}
+
 /// The port of a server, for those who wait until it listens. The first outcome stays.
 private final class ListeningPort: Sendable {
     /// The server stopped before it listened.
@@ -178,10 +212,11 @@ private final class CallbackDesk: HTTPResponder {
     private struct Desk {
         var secret: [UInt8]
         var parser: CallbackParser
+        var signature: CallbackSignature?
         var counters: [Int: Counter]
     }
 
-    private static let statuses = [200, 400, 405, 413, 503]
+    private static let statuses = [200, 400, 403, 405, 413, 503]
     /// Stands in for the secret of a provider that is not there, so that both cases take the same path.
     private static let noSecret = Array("no such provider".utf8)
 
@@ -208,6 +243,7 @@ private final class CallbackDesk: HTTPResponder {
                 let desk = Desk(
                     secret: Array(route.secret.utf8),
                     parser: CallbackParser(format: route.format, provider: route.provider),
+                    signature: route.signature,
                     counters: Dictionary(uniqueKeysWithValues: counters)
                 )
                 return (route.provider, desk)
@@ -255,6 +291,9 @@ private final class CallbackDesk: HTTPResponder {
         }
         do {
             let body = try await self.body(of: request)
+            if let signature = desk.signature, !signature.isValid(request, body: body) {
+                return Self.answer(.forbidden, "the signature is missing or wrong")
+            }
             let now = Timestamp(wallClockMilliseconds())
             let receipts = try desk.parser.receipts(
                 query: request.uri.query,

@@ -5,6 +5,7 @@ import Foundation
 import NIOCore
 import NIOHTTP1
 import NIOPosix
+import NIOSSL
 
 /// One request to a provider's HTTP interface, with what went wrong sorted by whether the request can have arrived.
 struct HTTPExchange: Sendable {
@@ -12,6 +13,7 @@ struct HTTPExchange: Sendable {
     struct Answer: Sendable {
         var status: UInt
         var retryAfter: Duration?
+        var headers = HTTPHeaders()
         var body: ByteBuffer
     }
 
@@ -38,7 +40,9 @@ struct HTTPExchange: Sendable {
             let retryAfter = response.headers.first(name: "retry-after").flatMap {
                 Self.retryAfter($0, now: Date())
             }
-            return .answered(Answer(status: response.status.code, retryAfter: retryAfter, body: body))
+            return .answered(
+                Answer(status: response.status.code, retryAfter: retryAfter, headers: response.headers, body: body)
+            )
         } catch {
             return Self.cannotHaveArrived(error) ? .notSent("\(error)") : .unanswered("\(error)")
         }
@@ -80,9 +84,11 @@ struct HTTPExchange: Sendable {
     static func makeClient(
         group: any EventLoopGroup,
         connections: Int,
-        connectTimeout: Duration
+        connectTimeout: Duration,
+        tls: TLSConfiguration? = nil
     ) -> HTTPClient {
         var configuration = HTTPClient.Configuration(redirectConfiguration: .disallow)
+        if let tls { configuration.tlsConfiguration = tls }
         configuration.timeout.connect = TimeAmount(connectTimeout)
         configuration.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = connections
         configuration.connectionPool.idleTimeout = .seconds(30)
