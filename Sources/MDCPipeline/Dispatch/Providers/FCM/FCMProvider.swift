@@ -5,6 +5,7 @@ import Foundation
 import MDCModel
 public import NIOCore
 import NIOHTTP1
+import NIOSSL
 
 /// Where bearer tokens for FCM come from.
 public protocol AccessTokenSource: Sendable {
@@ -96,13 +97,36 @@ public final class FCMProvider: Provider {
     private let gate: ConcurrencyGate
 
     /// - Parameter group: runs the connections; not shut down by the provider.
-    public init(_ configuration: Configuration, tokens: any AccessTokenSource, group: any EventLoopGroup) {
+    public convenience init(_ configuration: Configuration, tokens: any AccessTokenSource, group: any EventLoopGroup) {
+        self.init(configuration, tokens: tokens, tls: nil, group: group)
+    }
+
+    /// - Parameters:
+    ///   - trusting: Whose certificates are believed.
+    ///   - group: Runs the connections; not shut down by the provider.
+    /// - Throws: ``PipelineError`` (`configuration`) if the trusted certificates cannot be read.
+    public convenience init(
+        _ configuration: Configuration,
+        tokens: any AccessTokenSource,
+        trusting: ProviderTLS,
+        group: any EventLoopGroup
+    ) throws {
+        self.init(configuration, tokens: tokens, tls: try trusting.makeConfiguration(), group: group)
+    }
+
+    private init(
+        _ configuration: Configuration,
+        tokens: any AccessTokenSource,
+        tls: TLSConfiguration?,
+        group: any EventLoopGroup
+    ) {
         self.configuration = configuration
         self.tokens = tokens
         self.client = HTTPExchange.makeClient(
             group: group,
             connections: configuration.concurrency,
-            connectTimeout: configuration.connectTimeout
+            connectTimeout: configuration.connectTimeout,
+            tls: tls
         )
         self.gate = ConcurrencyGate(limit: configuration.concurrency)
     }
