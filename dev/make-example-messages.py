@@ -141,7 +141,7 @@ def row(index, channel, lane, fate=None, code=None, **extra):
     return values
 
 
-# Fates that recipients ask for; NN as in docs/providers.md.
+# Fates that recipients ask for; NN as in docs/simulators.md.
 FATES = ["reject", "busy", "slow", "timeout", "timeout-accepted", "lost-receipt", "late-receipt", "duplicate-receipt",
          "early-receipt", "bounce", "off", "always-busy", "always-off"]
 QUICK = {"timeout": "6s", "timeout-accepted": "6s", "lost-receipt": "6s"}

@@ -4,7 +4,7 @@ import Foundation
 public import MDCModel
 import NIOCore
 
-/// Files of messages: CSV with a header line, or JSON Lines. `docs/providers.md` lists the columns.
+/// Files of messages: CSV with a header line, or JSON Lines. `docs/simulators.md` lists the columns.
 ///
 /// Rows are read one after another, so a file may be of any size. A row that is no message is reported with its line and a
 /// reason, and reading goes on. Addresses and lanes are not judged here: ``MessageValidator`` does that.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// What a simulated provider does with one attempt. `docs/providers.md` has the table.
+/// What a simulated provider does with one attempt. `docs/simulators.md` has the table.
 public enum SimulatedFate: String, Sendable, Hashable, CaseIterable {
     /// Accepts and reports delivery.
     case deliver
@@ -64,7 +64,7 @@ public struct SimulatorShares: Sendable, Hashable {
     /// Everything is delivered, unless the recipient asks for something else.
     public static let none = SimulatorShares([:])
 
-    /// A provider with the usual troubles: the shares of the table in `docs/providers.md`.
+    /// A provider with the usual troubles: the shares of the table in `docs/simulators.md`.
     public static let usual = SimulatorShares([
         .reject: 0.01, .busy: 0.02, .slow: 0.01, .timeout: 0.002, .timeoutAccepted: 0.002, .lostReceipt: 0.002,
         .lateReceipt: 0.01, .duplicateReceipt: 0.01, .earlyReceipt: 0.01, .bounce: 0.01, .off: 0.01,

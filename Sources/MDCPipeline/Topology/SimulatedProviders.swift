@@ -8,7 +8,7 @@ public import NIOCore
 public final class SimulatedProviders: Sendable {
     /// How the simulators behave.
     public struct Configuration: Sendable {
-        /// What happens to messages; receivers can ask for a fate (see `docs/providers.md`).
+        /// What happens to messages; receivers can ask for a fate (see `docs/simulators.md`).
         public var behavior: SimulatorBehavior
         /// How long an adapter waits for an answer before the attempt is in doubt.
         public var requestTimeout: Duration
@@ -18,6 +18,10 @@ public final class SimulatedProviders: Sendable {
         public var listenerHost: String
         /// The port of the callback listener; 0 picks a free one.
         public var listenerPort: Int
+        /// The channels that are simulated; those left out have providers of their own.
+        public var channels: Set<Channel>
+        /// Callbacks of providers that are not simulated.
+        public var routes: [CallbackListener.Route]
 
         /// Makes a value from its parts.
         public init(
@@ -25,13 +29,17 @@ public final class SimulatedProviders: Sendable {
             requestTimeout: Duration = .seconds(2),
             concurrency: Int = 64,
             listenerHost: String = "127.0.0.1",
-            listenerPort: Int = 0
+            listenerPort: Int = 0,
+            channels: Set<Channel> = Set(Channel.allCases),
+            routes: [CallbackListener.Route] = []
         ) {
             self.behavior = behavior
             self.requestTimeout = requestTimeout
             self.concurrency = concurrency
             self.listenerHost = listenerHost
             self.listenerPort = listenerPort
+            self.channels = channels
+            self.routes = routes
         }
     }
 
@@ -60,15 +68,16 @@ public final class SimulatedProviders: Sendable {
         logger: Logger
     ) async throws {
         let secret = "simulator"
+        let simulated: [(Channel, CallbackListener.Route)] = [
+            (.sms, .init(provider: "kaleyra", secret: secret, format: .kaleyra)),
+            (.email, .init(provider: "smtp", secret: secret, format: .email)),
+            (.push, .init(provider: "fcm", secret: secret, format: .fcm)),
+        ]
         listener = CallbackListener(
             CallbackListener.Configuration(
                 host: configuration.listenerHost,
                 port: configuration.listenerPort,
-                routes: [
-                    .init(provider: "kaleyra", secret: secret, format: .kaleyra),
-                    .init(provider: "smtp", secret: secret, format: .email),
-                    .init(provider: "fcm", secret: secret, format: .fcm),
-                ]
+                routes: simulated.filter { configuration.channels.contains($0.0) }.map(\.1) + configuration.routes
             ),
             sink: receipts,
             group: group,
@@ -100,7 +109,7 @@ public final class SimulatedProviders: Sendable {
             logger: logger
         )
         ledgers = [.sms: sms.ledger, .email: email.ledger, .push: push.ledger]
-        providers = [
+        let all: [any Provider] = [
             KaleyraProvider(
                 .init(
                     baseURL: sms.baseURL,
@@ -133,6 +142,8 @@ public final class SimulatedProviders: Sendable {
                 group: group
             ),
         ]
+        providers = all.filter { configuration.channels.contains($0.channel) }
+        for provider in all where !configuration.channels.contains(provider.channel) { await provider.shutdown() }
     }
 
     /// Stops simulators and listener. The centre closes the adapters.

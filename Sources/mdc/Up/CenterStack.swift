@@ -20,6 +20,7 @@ struct CenterStack: Service {
 
     let broker: Broker
     let settings: UpSettings
+    let providers: [ProviderSettings]
     let logger: Logger
     /// Called once everything is at work; when it returns true the whole process stops.
     let whenReady: @Sendable (MessageCenter, Addresses) async throws -> Bool
@@ -42,16 +43,21 @@ struct CenterStack: Service {
         var producing = ProducerConfiguration(client: client)
         producing.linger = .zero
         let producer = try Producer(producing, eventLoopGroup: group, logger: logger)
-        let providers: SimulatedProviders
+        let receipts = ProducerReceiptSink(producer: producer)
+        // A provider that signs what it was told needs the listener's address before the listener has one.
+        let known = "http://\(settings.callbacks.host):\(settings.callbacks.port)"
+        let simulated: SimulatedProviders
         do {
-            providers = try await SimulatedProviders(
+            simulated = try await SimulatedProviders(
                 .init(
                     behavior: settings.simulator,
                     requestTimeout: settings.requestTimeout,
                     listenerHost: settings.callbacks.host,
-                    listenerPort: settings.callbacks.port
+                    listenerPort: settings.callbacks.port,
+                    channels: Set(MDCPipeline.Channel.allCases).subtracting(providers.map(\.channel)),
+                    routes: providers.compactMap { $0.route(publicURL: settings.publicURL ?? known) }
                 ),
-                receipts: ProducerReceiptSink(producer: producer),
+                receipts: receipts,
                 group: group,
                 logger: logger
             )
@@ -59,19 +65,36 @@ struct CenterStack: Service {
             try? await producer.close()
             throw error
         }
+        let configured: ConfiguredProviders
         do {
-            try await serve(client, producer, providers, addresses, group)
+            configured = try await ConfiguredProviders(
+                providers,
+                publicURL: settings.publicURL ?? "http://\(settings.callbacks.host):\(simulated.callbackPort)",
+                receipts: receipts,
+                group: group,
+                logger: logger
+            )
         } catch {
-            await providers.shutdown()
+            await simulated.shutdown()
+            try? await producer.close()
             throw error
         }
-        await providers.shutdown()
+        do {
+            try await serve(client, producer, simulated, configured, addresses, group)
+        } catch {
+            await configured.shutdown()
+            await simulated.shutdown()
+            throw error
+        }
+        await configured.shutdown()
+        await simulated.shutdown()
     }
 
     private func serve(
         _ client: ClientConfiguration,
         _ producer: Producer,
-        _ providers: SimulatedProviders,
+        _ simulated: SimulatedProviders,
+        _ configured: ConfiguredProviders,
         _ addresses: Broker.Addresses,
         _ group: any EventLoopGroup
     ) async throws {
@@ -83,14 +106,14 @@ struct CenterStack: Service {
                 policies: settings.policies,
                 sessionTimeout: settings.sessionTimeout
             ),
-            providers: providers.providers,
+            providers: simulated.providers + configured.providers,
             producer: producer,
             eventLoopGroup: group,
             logger: logger
         )
         let all = Addresses(
             broker: addresses,
-            callbacks: HostPort(host: settings.callbacks.host, port: providers.callbackPort)
+            callbacks: HostPort(host: settings.callbacks.host, port: simulated.callbackPort)
         )
         try await withThrowingTaskGroup(of: Step.self) { tasks in
             tasks.addTask {

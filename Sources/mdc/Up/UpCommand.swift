@@ -72,6 +72,7 @@ struct UpCommand: AsyncParsableCommand {
 
     func run() async throws {
         var settings = try settings()
+        let providers = try configuredProviders(settings)
         let demonstration = try demo.map { try Demonstration(file: $0, data: settings.data, timeout: timeout) }
         try demonstration?.prepareFolder()
         try makeFolder(settings.data)
@@ -88,7 +89,9 @@ struct UpCommand: AsyncParsableCommand {
         let outcome = Outcome()
         let summary = settings.summary
         let isJSON = output.isJSON
-        let stack = CenterStack(broker: broker, settings: settings, logger: logger) { center, addresses in
+        let stack = CenterStack(broker: broker, settings: settings, providers: providers, logger: logger) {
+            center,
+            addresses in
             guard let demonstration else {
                 StandardOutput.write(Self.readyLine(addresses))
                 return false
@@ -150,6 +153,20 @@ struct UpCommand: AsyncParsableCommand {
             throw CommandError(
                 "cannot make the folder '\(path)': \(error.localizedDescription); choose another with --data"
             )
+        }
+    }
+
+    private func configuredProviders(_ settings: UpSettings) throws -> [ProviderSettings] {
+        do {
+            let providers = try settings.readProviders()
+            guard demo == nil || providers.isEmpty else {
+                throw CommandError(
+                    "a demonstration does not send through real providers; remove [provider.*] from the file"
+                )
+            }
+            return providers
+        } catch let error as PipelineError {
+            throw CommandError(error.description)
         }
     }
 

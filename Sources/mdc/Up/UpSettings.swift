@@ -27,6 +27,11 @@ struct UpSettings: Sendable {
     var requestTimeout = Duration.seconds(5)
     /// Where providers call back to.
     var callbacks = HostPort(host: "127.0.0.1", port: 0)
+    /// How providers see the callback listener; nil: by its own address.
+    var publicURL: String?
+    /// The file's text if it has `[provider.<name>]`: read by `readProviders()`, because it names secrets, which a command
+    /// that only sends does not have.
+    private var providerText: String?
     /// How long a worker that went silent keeps its part of the work.
     var sessionTimeout = Duration.seconds(10)
 
@@ -117,13 +122,20 @@ struct UpSettings: Sendable {
             case "retry": try applyRetry(table)
             case "simulator": try applySimulator(table)
             case "providers": try applyProviders(table)
+            case "provider": providerText = text
             default:
                 throw UpSettingsError(
                     description: "[\(name)] is not known; there are [lanes.<channel>], [broker], [retry.<channel>], "
-                        + "[simulator] and [providers]"
+                        + "[simulator], [providers] and [provider.<name>]"
                 )
             }
         }
+    }
+
+    /// Providers that are not simulated, with their secrets.
+    func readProviders() throws -> [ProviderSettings] {
+        guard let providerText, let table = try TOMLTable(string: providerText)["provider"]?.table else { return [] }
+        return try ProviderSettings.read(table)
     }
 
     /// Any setting of the broker by its name; nested tables are prefixes.
@@ -230,8 +242,15 @@ struct UpSettings: Sendable {
                     throw UpSettingsError(description: "\(place): write \"HOST:PORT\"")
                 }
                 callbacks = address
+            case "public_url":
+                guard let url = table[key]?.string, url.hasPrefix("http"), !url.hasSuffix("/") else {
+                    throw UpSettingsError(description: "\(place): write \"https://HOST\", without a slash at the end")
+                }
+                publicURL = url
             default:
-                throw UpSettingsError(description: "\(place) is not known; there are request_timeout and callbacks")
+                throw UpSettingsError(
+                    description: "\(place) is not known; there are request_timeout, callbacks and public_url"
+                )
             }
         }
     }
