@@ -83,6 +83,12 @@ public final class ConfiguredProviders: Sendable {
         } catch {
             for provider in providers { await provider.shutdown() }
             for token in tokens { await token.shutdown() }
+            // A source closes what it holds when it ends, and one that is cancelled ends at once.
+            for source in sources {
+                let ending = Task { try await source.run() }
+                ending.cancel()
+                _ = try? await ending.value
+            }
             throw error
         }
         self.providers = providers

@@ -56,6 +56,7 @@ final class HTTP2Stub: Sendable {
         let channel = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
             .serverChannelOption(.backlog, value: 256)
+            .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
             .childChannelInitializer { child in
                 counter.value.withLock { $0 += 1 }
                 return child.eventLoop.makeCompletedFuture {

@@ -69,7 +69,7 @@ import Testing
             await provider.shutdown()
         }
         #expect(await waitUntil(seconds: 90) { kept.receipts.count >= 20 }, "\(kept.receipts.count) reports")
-        // The sink offers no DSN, so postfix reports that it relayed; the other domain's server refuses for good.
+        // The sink (`-N`) offers no DSN, so postfix reports that it relayed; the other domain's server refuses for good.
         for index in 0..<10 {
             let relayed = kept.receipts.filter { $0.reference == message(index, to: "x").reference(attempt: 1) }
             #expect(relayed.map(\.status) == [.sent])
@@ -155,7 +155,7 @@ private final class Postfix {
         let sinks = [
             try RealServers.start(
                 sink,
-                ["-u", "nobody", "-d", folder.path + "/mails/%M.", "127.0.0.1:\(ports.good)", "100"]
+                ["-u", "nobody", "-N", "-d", folder.path + "/mails/%M.", "127.0.0.1:\(ports.good)", "100"]
             ),
             try RealServers.start(sink, ["-u", "nobody", "-f", "RCPT", "127.0.0.1:\(ports.bad)", "100"]),
         ]

@@ -101,7 +101,7 @@ import Testing
         guard case .inDoubt = await provider.send(push("lost"), attempt: 1) else {
             return #expect(Bool(false), "a lost answer")
         }
-        let count = 1_000
+        let count = 300
         let began = ContinuousClock.now
         let accepted = await withTaskGroup(of: Bool.self) { tasks in
             for index in 0..<count {
@@ -178,7 +178,7 @@ import Testing
             #expect("\(outcome)".hasPrefix(expected), "\(device): \(outcome)")
             #expect(outcome.isThrottled == (device == "4290"))
         }
-        let count = 1_000
+        let count = 300
         let connections = stub.connections
         let began = ContinuousClock.now
         let accepted = await withTaskGroup(of: Bool.self) { tasks in

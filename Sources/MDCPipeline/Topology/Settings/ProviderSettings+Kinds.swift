@@ -206,7 +206,7 @@ extension ProviderSettings {
             baseURL: try table.text("url", "https://fcm.googleapis.com"),
             project: try table.text("project"),
             appsReport: table.has("callback_secret"),
-            concurrency: try table.number("concurrency", 256, 1...10_000),
+            concurrency: try table.number("concurrency", 64, 1...10_000),
             requestTimeout: try table.duration("request_timeout", .seconds(10)),
             connectTimeout: try table.duration("connect_timeout", .seconds(3))
         )
@@ -223,7 +223,7 @@ extension ProviderSettings {
             topic: try table.text("topic"),
             pushType: try table.text("push_type", "alert"),
             appsReport: table.has("callback_secret"),
-            concurrency: try table.number("concurrency", 256, 1...10_000),
+            concurrency: try table.number("concurrency", 64, 1...10_000),
             requestTimeout: try table.duration("request_timeout", .seconds(10)),
             connectTimeout: try table.duration("connect_timeout", .seconds(5)),
             tls: try table.tls()

@@ -46,7 +46,7 @@ public final class APNsProvider: Provider {
             pushType: String = "alert",
             urgentLanes: Set<String> = ["critical", "high"],
             appsReport: Bool = false,
-            concurrency: Int = 256,
+            concurrency: Int = 64,
             requestTimeout: Duration = .seconds(10),
             connectTimeout: Duration = .seconds(5),
             tls: ProviderTLS? = nil
