@@ -178,21 +178,6 @@ import Testing
             #expect("\(outcome)".hasPrefix(expected), "\(device): \(outcome)")
             #expect(outcome.isThrottled == (device == "4290"))
         }
-        let count = 300
-        let connections = stub.connections
-        let began = ContinuousClock.now
-        let accepted = await withTaskGroup(of: Bool.self) { tasks in
-            for index in 0..<count {
-                let message = push("abcd", index)
-                tasks.addTask {
-                    if case .accepted = await provider.send(message, attempt: 1) { true } else { false }
-                }
-            }
-            return await tasks.reduce(into: 0) { $0 += $1 ? 1 : 0 }
-        }
-        #expect(accepted == count)
-        #expect(stub.connections - connections <= 8)
-        print("APNs: \(count) requests over HTTP/2 and TLS to a stub in \(ContinuousClock.now - began)")
         await provider.shutdown()
         await stub.stop()
     }
