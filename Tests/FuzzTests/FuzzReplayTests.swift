@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import MDCLog
+import MDCProtocol
 import Testing
 
 /// The committed corpus and a fixed number of seeded mutations through the same entrances that libFuzzer uses in long runs
@@ -42,6 +43,30 @@ import Testing
             runner.run(random.mutate(seed.bytes, with: seeds.randomElement(using: &random)!.bytes))
         }
         runner.finish()
+    }
+
+    @Test("The request target has a seed for each API that a node announces, and gets an answer to it")
+    func everyAPI() throws {
+        var chosen: [UInt8: [FuzzSeed]] = [:]
+        for seed in try FuzzTarget.request.seeds() {
+            // Those of the golden vectors are one request each; a script begins with a topic.
+            let key = seed.name.hasPrefix("script") ? .max : seed.bytes[0]
+            let versions = APIVersions.entry(for: APIKey(rawValue: Int16(key)))?.advertised
+            if key == .max || versions?.contains(Int16(seed.bytes[1])) == true { chosen[key, default: []].append(seed) }
+        }
+        let runner = FuzzRunner(.request)
+        // A busy machine may take longer for an answer than the target waits.
+        for round in 0..<100 {
+            let (announced, answered) = FuzzTarget.reachedAPIs
+            if !announced.isEmpty && answered.isSuperset(of: announced) { break }
+            for (key, seeds) in chosen where round == 0 || !answered.contains(Int16(key)) {
+                for seed in key == .max ? seeds[...] : seeds.suffix(2) { runner.run(seed.bytes) }
+            }
+        }
+        runner.finish()
+        let (announced, answered) = FuzzTarget.reachedAPIs
+        #expect(announced.count >= 58)
+        #expect(announced.subtracting(answered).isEmpty, "never answered: \(announced.subtracting(answered).sorted())")
     }
 
     @Test("The mutator changes its inputs, the same for the same seed")

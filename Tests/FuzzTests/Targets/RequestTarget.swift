@@ -191,6 +191,10 @@ private enum RequestScripts {
             FuzzSeed(name: "script-classic-group", bytes: try create + classicGroup()),
             FuzzSeed(name: "script-consumer-group", bytes: try create + consumerGroup()),
             FuzzSeed(name: "script-administration", bytes: try create + administration()),
+            FuzzSeed(
+                name: "script-versions",
+                bytes: try entry(ApiVersionsRequest(clientSoftwareName: "fuzz", clientSoftwareVersion: "1"), 4)
+            ),
             FuzzSeed(name: "script-share-group", bytes: try create + shareGroup()),
             FuzzSeed(name: "script-share-fetch", bytes: try create + shareFetch()),
             FuzzSeed(name: "script-share-state", bytes: try create + shareState()),
