@@ -61,6 +61,73 @@ struct FrameDecoderTests {
         #expect(seen == bodies)
     }
 
+    @Test("frames are read into the buffer that was lent", arguments: [5, 6, 7, 8] as [UInt64])
+    func lending(seed: UInt64) throws {
+        var random = SeededGenerator(seed: seed)
+        let bodies = (0..<40).map { index in
+            index % 10 == 0
+                ? ByteBuffer(repeating: UInt8(index), count: Int.random(in: 0...3_000_000, using: &random))
+                : random.bytes()
+        }
+        var stream = ByteBuffer()
+        for body in bodies {
+            stream.writeInteger(Int32(body.readableBytes))
+            stream.writeImmutableBuffer(body)
+        }
+        var decoder = FrameDecoder()
+        var seen: [ByteBuffer] = []
+        while stream.readableBytes > 0 {
+            // As a socket: as much as fits in the buffer, or less.
+            var buffer = decoder.lend() ?? ByteBufferAllocator().buffer(capacity: 4096)
+            #expect(decoder.lentBytes == buffer.readableBytes)
+            #expect(buffer.writableBytes > 0)
+            let room = min(stream.readableBytes, buffer.writableBytes)
+            let length = Bool.random(using: &random) ? room : Int.random(in: 1...room, using: &random)
+            buffer.writeImmutableBuffer(stream.readSlice(length: length) ?? ByteBuffer())
+            decoder.append(buffer)
+            while let next = try decoder.next() { seen.append(next) }
+        }
+        #expect(seen == bodies)
+        #expect(decoder.bufferedBytes == 0 && decoder.lentBytes == 0)
+    }
+
+    @Test("what was read of a large frame is not moved any more")
+    func lentInPlace() throws {
+        var decoder = FrameDecoder()
+        decoder.append(ByteBuffer(integer: 1_000_000 as Int32))
+        #expect(try decoder.next() == nil)
+        var addresses: Set<UInt> = []
+        for _ in 0..<10 {
+            guard var buffer = decoder.lend() else {
+                Issue.record("a frame has begun, and nothing was lent")
+                return
+            }
+            addresses.insert(buffer.withVeryUnsafeBytes { UInt(bitPattern: $0.baseAddress) })
+            buffer.writeRepeatingByte(1, count: 100_000)
+            decoder.append(buffer)
+        }
+        #expect(try decoder.next()?.readableBytes == 1_000_000)
+        #expect(addresses.count == 1)
+    }
+
+    @Test("a buffer that was lent and did not come back ends the stream; a promise lends little")
+    func lost() throws {
+        var decoder = FrameDecoder()
+        let beforeAny = decoder.lend()
+        #expect(beforeAny == nil)
+        decoder.append(ByteBuffer(integer: 90_000_000 as Int32))
+        #expect(try decoder.next() == nil)
+        let lent = decoder.lend()
+        #expect(try #require(lent).capacity <= 2 << 20)
+        let afterLoss = decoder.lend()
+        #expect(afterLoss == nil)
+        decoder.append(frame([1]))
+        let error = #expect(throws: ProtocolError.self) { _ = try decoder.next() }
+        #expect(error?.code == .malformed)
+        let atTheEnd = decoder.lend()
+        #expect(atTheEnd == nil)
+    }
+
     @Test("a whole frame is a slice of the input")
     func noCopy() throws {
         let input = frame([1, 2, 3, 4])

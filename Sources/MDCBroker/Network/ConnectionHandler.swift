@@ -21,6 +21,7 @@ final class ConnectionHandler: ChannelDuplexHandler {
     private var decoder: FrameDecoder
     private var machine: ConnectionStateMachine<RequestContext.Response>
     private var context: ChannelHandlerContext?
+    private var receiver: FrameReceiver?
     private var isReading = false
     private var isTaking = false
     private var hasUnflushed = false
@@ -54,6 +55,9 @@ final class ConnectionHandler: ChannelDuplexHandler {
     func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
         connection.handler = self
+        let receiver = FrameReceiver(self)
+        self.receiver = receiver
+        try? context.channel.syncOptions?.setOption(.recvAllocator, value: receiver)
         scheduleIdleCheck()
         if initialMute > 0 { mute(milliseconds: initialMute) }
     }
@@ -130,7 +134,7 @@ final class ConnectionHandler: ChannelDuplexHandler {
         let bytes = unwrapInboundIn(data)
         isReading = true
         lastActivity = .now()
-        worker.metrics.received(bytes.readableBytes)
+        worker.metrics.received(bytes.readableBytes - decoder.lentBytes)
         decoder.append(bytes)
         takeRequests()
     }
@@ -150,6 +154,7 @@ final class ConnectionHandler: ChannelDuplexHandler {
         do throws(ProtocolError) {
             while context != nil, machine.mayTakeRequest {
                 guard let frame = try decoder.next() else { break }
+                receiver?.sawFrame(frame.readableBytes + 4)
                 worker.metrics.measureWork { take(frame) }
             }
         } catch {
@@ -158,6 +163,12 @@ final class ConnectionHandler: ChannelDuplexHandler {
         }
         countPartial()
     }
+
+    /// Whether a frame has begun and not ended.
+    var hasPartialFrame: Bool { decoder.bufferedBytes > 0 || decoder.lentBytes > 0 }
+
+    /// The memory of the frame that has begun, to read its rest into.
+    func lendFrame() -> ByteBuffer? { decoder.lend() }
 
     private func countPartial() {
         guard context != nil else { return }

@@ -14,6 +14,8 @@ public struct FrameDecoder: Sendable {
     /// Whether `pending` is a buffer of our own that nobody else holds a slice of.
     private var isGathering = false
     private var failure: ProtocolError?
+    /// Bytes of a frame that were given away with their buffer.
+    private var lent: Int?
 
     /// Makes a decoder that refuses frames of more than `maximumFrameSize` bytes.
     public init(maximumFrameSize: Int = 100 * 1024 * 1024) {
@@ -24,8 +26,57 @@ public struct FrameDecoder: Sendable {
     /// How many bytes wait for the rest of their frame.
     public var bufferedBytes: Int { pending.readableBytes }
 
-    /// Feeds bytes that came from the peer.
+    /// How many bytes the buffer that was lent had in it; 0 where none is out.
+    public var lentBytes: Int { lent ?? 0 }
+
+    /// Gives away the bytes that wait for the rest of their frame, in a buffer with room for it, so that the rest is read to
+    /// where it belongs instead of being copied there. Nil where no frame has begun.
+    ///
+    /// The buffer, longer by what was read, is what `append(_:)` is fed next. If it is not, its bytes are lost: `next()`
+    /// throws from then on.
+    public mutating func lend() -> ByteBuffer? {
+        if lent != nil {
+            lent = nil
+            failure = ProtocolError(
+                .malformed,
+                field: "frame",
+                detail: "the beginning of a frame was lost between two reads; the peer may connect and send it again"
+            )
+            return nil
+        }
+        guard failure == nil, pending.readableBytes > 0 else { return nil }
+        let missing = max(missingBytes, 1)
+        if pending.writableBytes < min(missing, Self.leastRoom) {
+            let readable = pending.readableBytes
+            let room = min(missing, max(Self.believedFrameSize - readable, readable, Self.leastRoom))
+            var gathered = ByteBuffer()
+            gathered.reserveCapacity(readable + room)
+            gathered.writeImmutableBuffer(pending)
+            pending = gathered
+        }
+        lent = pending.readableBytes
+        let buffer = pending
+        pending = ByteBuffer()
+        return buffer
+    }
+
+    /// How much of the frame that has begun has not arrived.
+    private var missingBytes: Int {
+        guard let length = pending.getInteger(at: pending.readerIndex, as: Int32.self) else { return Self.leastRoom }
+        return 4 + Int(length) - pending.readableBytes
+    }
+
+    /// A read into less room than this is not worth its call, unless it ends a frame.
+    private static let leastRoom = 64 << 10
+
+    /// Feeds bytes that came from the peer, or a buffer that was lent.
     public mutating func append(_ bytes: ByteBuffer) {
+        if lent != nil {
+            lent = nil
+            pending = bytes
+            isGathering = true
+            return
+        }
         if failure != nil || bytes.readableBytes == 0 { return }
         if pending.readableBytes == 0 {
             pending = bytes
