@@ -59,6 +59,7 @@ public final class Broker: Service {
     private let configuration: BrokerConfiguration
     private let logger: Logger
     private let fileSystem: any FileSystem
+    private let cluster: ClusterMembership?
     private let inner = Mutex(Inner())
 
     /// Makes a broker that does nothing until it is run.
@@ -67,14 +68,22 @@ public final class Broker: Service {
     }
 
     /// The same on another disk, for tests.
-    init(configuration: BrokerConfiguration, logger: Logger, fileSystem: any FileSystem) {
+    init(
+        configuration: BrokerConfiguration,
+        logger: Logger,
+        fileSystem: any FileSystem,
+        cluster: ClusterMembership? = nil
+    ) {
         self.configuration = configuration
+        self.cluster = cluster
         self.logger = logger
         self.fileSystem = fileSystem
     }
 
     /// How far the broker is.
     public var state: State { inner.withLock { $0.state } }
+    /// The node's logs, while it runs; for tests.
+    var logs: LogManager? { inner.withLock { $0.running?.services.logs } }
     /// Where it listens; nil until it is ready.
     public var boundAddresses: Addresses? { inner.withLock { $0.addresses } }
 
@@ -144,7 +153,7 @@ public final class Broker: Service {
         let services: BrokerServices
         do {
             services = try await control.runIfActive {
-                try self.open(control: control, blocking: blocking, timers: timers)
+                try self.open(group: group, control: control, blocking: blocking, timers: timers)
             }
         } catch {
             await pages?.close()
@@ -175,11 +184,13 @@ public final class Broker: Service {
                     startedAt: mdc_wall_clock_ms()
                 )
             }
+            services.replicas?.start()
             let addresses = Addresses(
                 listen: listener.address,
                 advertised: services.advertised,
                 http: pages?.address
             )
+            if let cluster, let replicas = services.replicas { cluster.whenServing(replicas, addresses.advertised) }
             move(to: .ready, addresses: addresses)
             logger.info(
                 "ready",
@@ -220,6 +231,7 @@ public final class Broker: Service {
 
     /// Opens the folder and everything in it; blocks, on the control thread.
     private func open(
+        group: MultiThreadedEventLoopGroup,
         control: NIOThreadPool,
         blocking: NIOThreadPool,
         timers: HeapTimerService
@@ -263,7 +275,19 @@ public final class Broker: Service {
             }
             let directoryID = try format(folder, metadata.image.clusterID, fileSystem)
             logs.onDurableAdvance { advanced in
-                for log in advanced { registry.partition(of: log)?.notifyWaiters() }
+                for log in advanced { registry.partition(of: log)?.durableAdvanced() }
+            }
+            let replicas = cluster.map {
+                ReplicaManager(
+                    live: live,
+                    logs: logs,
+                    registry: registry,
+                    proposing: $0.proposing,
+                    directory: $0.directory,
+                    group: group,
+                    blocking: blocking,
+                    logger: logger
+                )
             }
             let services = BrokerServices(
                 live: live,
@@ -274,7 +298,8 @@ public final class Broker: Service {
                 controller: controller,
                 timers: timers,
                 blocking: blocking,
-                directoryID: directoryID
+                directoryID: directoryID,
+                replicas: replicas
             )
             let groups = services.groups
             let (shareStates, shares) = (services.shareStates, services.shares)
@@ -368,6 +393,7 @@ public final class Broker: Service {
         _ blocking: NIOThreadPool
     ) async {
         await listener.close()
+        services.replicas?.stop()
         services.transactions.stop()
         services.shares.stop()
         services.groups.stop()

@@ -30,6 +30,8 @@ final class BrokerServices: Sendable {
     let syncRounds: SyncRoundMetrics
     /// Id of the data folder.
     let directoryID: KafkaUUID
+    /// The replicas of partitions that other nodes hold too; nil on a node that is alone.
+    let replicas: ReplicaManager?
     private let advertisedAddress: Mutex<HostPort>
 
     init(
@@ -41,7 +43,8 @@ final class BrokerServices: Sendable {
         controller: Controller,
         timers: HeapTimerService,
         blocking: NIOThreadPool,
-        directoryID: KafkaUUID
+        directoryID: KafkaUUID,
+        replicas: ReplicaManager? = nil
     ) {
         self.live = live
         let configuration = live.current
@@ -54,6 +57,7 @@ final class BrokerServices: Sendable {
         self.timers = timers
         self.blocking = blocking
         self.directoryID = directoryID
+        self.replicas = replicas
         quotas = controller.quotas
         let address = configuration.advertise ?? configuration.listen
         advertisedAddress = Mutex(address)

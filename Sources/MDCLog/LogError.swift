@@ -11,6 +11,7 @@ public struct LogError: Error, Sendable, CustomStringConvertible {
             case unknownProducer, invalidTransactionState, coordinatorFenced, offsetOutOfRange, messageTooLarge
             case invalidTimestamp, unsupportedCompression, noSpace, readOnly, inputOutput, offline, damaged, notFound
             case alreadyExists, inconsistentTopicID, locked, closed, invalidConfiguration, unexpectedOffset
+            case notLeader, notEnoughReplicas
         }
         private let kind: Kind
         private init(_ kind: Kind) { self.kind = kind }
@@ -64,6 +65,10 @@ public struct LogError: Error, Sendable, CustomStringConvertible {
         public static let invalidConfiguration = Code(.invalidConfiguration)
         /// A replicated batch does not continue the log.
         public static let unexpectedOffset = Code(.unexpectedOffset)
+        /// Another node leads the partition by now, or this one in a later epoch.
+        public static let notLeader = Code(.notLeader)
+        /// The record is in the log, but too few replicas are in sync to commit it.
+        public static let notEnoughReplicas = Code(.notEnoughReplicas)
     }
 
     /// The kind of failure.
@@ -115,6 +120,8 @@ public struct LogError: Error, Sendable, CustomStringConvertible {
         case .alreadyExists: .topicAlreadyExists
         case .inconsistentTopicID: .inconsistentTopicId
         case .invalidConfiguration: .invalidConfig
+        case .notLeader: .notLeaderOrFollower
+        case .notEnoughReplicas: .notEnoughReplicasAfterAppend
         // A full, read-only, failed or damaged disk: the client is to try again, here or elsewhere.
         default: .kafkaStorageError
         }

@@ -107,6 +107,8 @@ public struct BrokerConfiguration: Sendable {
     public var deleteTopicsEnabled = true
     /// In-sync replicas that an `acks=all` append needs.
     public var minInSyncReplicas: Int32 = 1
+    /// Milliseconds after which a replica that has not caught up is no longer in sync.
+    public var replicaLagMilliseconds: Int64 = 2000
     /// What topics have that set nothing themselves.
     public var topicDefaults = LogSettings()
 

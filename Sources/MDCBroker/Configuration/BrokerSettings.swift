@@ -254,6 +254,13 @@ public enum BrokerSettings {
             "Replicas of a topic whose creator did not say; -1 for min(3, nodes)."
         ),
         integer("min.insync.replicas", .int, \.minInSyncReplicas, 1...1000, "In-sync replicas that acks=all needs."),
+        integer(
+            "replica.lag.time.max.ms",
+            .long,
+            \.replicaLagMilliseconds,
+            100...3_600_000,
+            "After how long a replica that has not caught up is no longer in sync."
+        ),
         integer("log.sync.threads", .int, \.syncThreads, 1...64, "Threads that bring appends to disk."),
         integer(
             "log.retention.check.interval.ms",

@@ -37,11 +37,14 @@ final class DelayedFetch: PartitionWaiter {
 
     /// Begins to wait, on the loop; `outcome` is what was found just now.
     func start(_ outcome: FetchReader.Outcome, maxWaitMilliseconds: Int32) {
+        let isFollower = reader.parameters.replica != nil
         if let watch {
             watch.add(self)
         } else {
             watched = outcome.findings.compactMap(\.partition)
-            for partition in watched { partition.addWaiter(self) }
+            for partition in watched {
+                if isFollower { partition.addFollowerWaiter(self) } else { partition.addWaiter(self) }
+            }
         }
         timer = context.eventLoop.scheduleTask(in: .milliseconds(Int64(maxWaitMilliseconds))) { self.expire() }
         // What advanced between the read and the registration was announced to nobody.
@@ -49,8 +52,7 @@ final class DelayedFetch: PartitionWaiter {
             watch?.hasChanged
             ?? outcome.findings.contains { finding in
                 guard let partition = finding.partition else { return false }
-                return partition.isDeleted
-                    || partition.readableEnd(readCommitted: reader.parameters.readCommitted) != finding.readableEnd
+                return partition.isDeleted || reader.parameters.readableEnd(partition) != finding.readableEnd
             }
         if isStale { look() }
     }
@@ -90,7 +92,10 @@ final class DelayedFetch: PartitionWaiter {
         timer?.cancel()
         timer = nil
         watch?.remove(self)
-        for partition in watched { partition.removeWaiter(self) }
+        let isFollower = reader.parameters.replica != nil
+        for partition in watched {
+            if isFollower { partition.removeFollowerWaiter(self) } else { partition.removeWaiter(self) }
+        }
         watched = []
         complete(outcome)
     }

@@ -12,6 +12,19 @@ struct FetchParameters: Sendable {
     var readCommitted: Bool
     /// Records of an answer up to this sum are copied at once; the others go from the file to the socket.
     var copyMaxBytes: Int
+    /// The follower that asks; nil for a consumer.
+    var replica: FetchingReplica?
+
+    /// End of what may be read: for a follower all that is written, for a consumer what is committed.
+    func readableEnd(_ partition: Partition) -> Offset {
+        replica == nil ? partition.readableEnd(readCommitted: readCommitted) : partition.log.logEndOffset
+    }
+}
+
+/// A follower that fetches, with the epoch of its broker's run; -1 where it does not say.
+struct FetchingReplica: Equatable, Sendable {
+    var node: Int32
+    var brokerEpoch: Int64
 }
 
 /// What was found in one partition.
@@ -37,6 +50,8 @@ struct FetchFinding: Sendable {
     /// End of what could be read when we looked.
     var readableEnd: Offset = -1
 
+    /// Whether a follower asked.
+    var isForFollower = false
     var isError: Bool { data.errorCode != 0 }
     var isForced: Bool { data.divergingEpoch.epoch != -1 || data.divergingEpoch.endOffset != -1 }
     var answer: FetchAnswer {
@@ -61,6 +76,22 @@ struct FetchReader: Sendable {
         var bytes = 0
         /// Whether the answer cannot wait: an error, or a diverging epoch.
         var isUrgent = false
+
+        /// Puts errors in the place of what was found.
+        mutating func refuse(_ refused: [FetchKey: ErrorCode]) {
+            for index in findings.indices {
+                guard let code = refused[findings[index].target.key] else { continue }
+                findings[index].records = .none
+                findings[index].data = FetchResponse.PartitionData(
+                    partitionIndex: findings[index].target.index,
+                    errorCode: code.rawValue,
+                    highWatermark: -1,
+                    lastStableOffset: -1,
+                    logStartOffset: -1
+                )
+            }
+            isUrgent = true
+        }
     }
 
     /// Reads each partition once.
@@ -88,6 +119,31 @@ struct FetchReader: Sendable {
         return outcome
     }
 
+    /// Notes how far a follower is in all the partitions that it asks for; returns those whose answer must be an error.
+    func noteProgress(_ targets: [FetchTarget]) -> [FetchKey: ErrorCode] {
+        guard let replica = parameters.replica else { return [:] }
+        var refused: [FetchKey: ErrorCode] = [:]
+        for target in targets {
+            guard case (let partition?, _) = find(target), target.currentLeaderEpoch == partition.leaderEpoch.rawValue
+            else { continue }
+            let log = partition.log
+            let offset = Offset(target.fetchOffset)
+            if target.lastFetchedEpoch >= 0, isDiverging(target, log) != nil { continue }
+            guard offset >= log.logStartOffset, offset <= log.logEndOffset else { continue }
+            do throws(LeaderReplica.Refusal) {
+                try partition.fetched(
+                    by: replica.node,
+                    brokerEpoch: replica.brokerEpoch,
+                    from: offset,
+                    logStart: Offset(target.logStartOffset)
+                )
+            } catch {
+                refused[target.key] = error == .staleBrokerEpoch ? .staleBrokerEpoch : .notLeaderOrFollower
+            }
+        }
+        return refused
+    }
+
     private func find(_ target: FetchTarget) -> (Partition?, ErrorCode) {
         if let known = target.partition, !known.isDeleted { return (known, .none) }
         let byID = target.topic.isByID
@@ -99,6 +155,7 @@ struct FetchReader: Sendable {
         case .found(let partition): return (partition, .none)
         case .noSuchTopic: return (nil, byID ? .unknownTopicId : .unknownTopicOrPartition)
         case .noSuchPartition: return (nil, .unknownTopicOrPartition)
+        case .notLeader: return (nil, .notLeaderOrFollower)
         }
     }
 
@@ -121,11 +178,16 @@ struct FetchReader: Sendable {
                 lastStableOffset: lastStable.rawValue,
                 logStartOffset: logStart.rawValue
             ),
-            readableEnd: parameters.readCommitted ? lastStable : highWatermark
+            readableEnd: parameters.replica != nil
+                ? log.logEndOffset : parameters.readCommitted ? lastStable : highWatermark
         )
+        finding.isForFollower = parameters.replica != nil
         if target.lastFetchedEpoch >= 0, diverges(target, log, &finding) { return finding }
         if offset < logStart || offset > end {
-            return failed(target, partition, .offsetOutOfRange)
+            var finding = failed(target, partition, .offsetOutOfRange)
+            // A follower begins anew where the log begins.
+            if parameters.replica != nil { finding.data.logStartOffset = logStart.rawValue }
+            return finding
         }
         if parameters.readCommitted { finding.data.abortedTransactions = [] }
         guard offset < finding.readableEnd, isFirst || bytesLeft > 0 else { return finding }
@@ -170,11 +232,17 @@ struct FetchReader: Sendable {
 
     /// Whether the client's log and ours part before its offset (KIP-595's truncation detection, used by consumers since KIP-320).
     private func diverges(_ target: FetchTarget, _ log: PartitionLog, _ finding: inout FetchFinding) -> Bool {
-        let (epoch, end) = log.endOffset(for: LeaderEpoch(target.lastFetchedEpoch))
-        guard epoch != .unknown else { return false }
-        guard end.rawValue < target.fetchOffset || epoch.rawValue < target.lastFetchedEpoch else { return false }
+        guard let (epoch, end) = isDiverging(target, log) else { return false }
         finding.data.divergingEpoch = .init(epoch: epoch.rawValue, endOffset: end.rawValue)
         return true
+    }
+
+    private func isDiverging(_ target: FetchTarget, _ log: PartitionLog) -> (LeaderEpoch, Offset)? {
+        let (epoch, end) = log.endOffset(for: LeaderEpoch(target.lastFetchedEpoch))
+        // A consumer may know of an epoch that got no record here.
+        guard epoch != .unknown else { return nil }
+        guard end.rawValue < target.fetchOffset || epoch.rawValue < target.lastFetchedEpoch else { return nil }
+        return (epoch, end)
     }
 
     private func failed(_ target: FetchTarget, _ partition: Partition?, _ code: ErrorCode) -> FetchFinding {

@@ -34,6 +34,8 @@ struct FetchTarget: Sendable {
     var maxBytes: Int32
     var currentLeaderEpoch: Int32
     var lastFetchedEpoch: Int32
+    /// First offset that a follower has; -1 for a consumer.
+    var logStartOffset: Int64 = -1
     /// What the client was last told; -1 before that.
     var toldHighWatermark: Int64 = -1
     var toldLogStart: Int64 = -1
@@ -94,6 +96,7 @@ struct FetchSession: Sendable {
             known.maxBytes = target.maxBytes
             known.currentLeaderEpoch = target.currentLeaderEpoch
             known.lastFetchedEpoch = target.lastFetchedEpoch
+            known.logStartOffset = target.logStartOffset
             targets[position] = known
         } else {
             positions[target.key] = targets.count
@@ -137,6 +140,9 @@ struct FetchSession: Sendable {
         isQuiet = found.isEmpty
         return found
     }
+
+    /// All partitions, for a follower, which is answered in all of them.
+    var all: [FetchTarget] { targets.compactMap { $0 } }
 
     /// Notes what was found for a partition; returns whether the client must be told.
     mutating func note(_ key: FetchKey, _ answer: FetchAnswer, partition: Partition?) -> Bool {
@@ -234,6 +240,9 @@ struct FetchSessionCache: Sendable {
         let targets = entries.values[position].session.restless(readCommitted: readCommitted)
         return (targets, entries.values[position].session.watch)
     }
+
+    /// All partitions of a session.
+    func targets(of id: Int32) -> [FetchTarget] { entries[id]?.session.all ?? [] }
 
     /// Notes what was found; returns for each whether the client must be told.
     mutating func note(_ id: Int32, _ answers: [(FetchKey, FetchAnswer, Partition?)]) -> [Bool] {

@@ -35,16 +35,23 @@ struct FetchHandler: Sendable {
                 random: &random
             )
         }
+        let replica =
+            view.replicaID >= 0 ? FetchingReplica(node: view.replicaID, brokerEpoch: view.replicaEpoch) : nil
         let readCommitted = view.isolationLevel == 1
         var toRead = targets
         var watch: FetchSessionWatch?
         switch verdict {
         case .failed(let code): return answerError(context, code)
         case .sessionless, .created: break
+        case .incremental(let id) where replica != nil:
+            // Each fetch tells how far the follower is, in all partitions.
+            toRead = services.fetchSessions.withLock { $0.targets(of: id) }
         case .incremental(let id):
             (toRead, watch) = services.fetchSessions.withLock { $0.restless(id, readCommitted: readCommitted) }
         }
-        let owed = services.quotas.delay(.consumerByteRate, clientID: context.clientID, now: context.receivedAt)
+        let owed =
+            replica != nil
+            ? 0 : services.quotas.delay(.consumerByteRate, clientID: context.clientID, now: context.receivedAt)
         if owed > 0 { return answerThrottled(context, verdict, owed) }
         let live = services.live
         let reader = FetchReader(
@@ -53,29 +60,33 @@ struct FetchHandler: Sendable {
                 maxBytes: min(Int(max(0, view.maxBytes)), live.fetchMaxBytes),
                 minBytes: Int(view.minBytes),
                 readCommitted: readCommitted,
-                copyMaxBytes: live.fetchCopyMaxBytes
+                copyMaxBytes: live.fetchCopyMaxBytes,
+                replica: replica
             )
         )
-        let outcome = reader.read(toRead, on: context.connection.worker)
+        let refused = reader.noteProgress(toRead)
+        var outcome = reader.read(toRead, on: context.connection.worker)
+        if !refused.isEmpty { outcome.refuse(refused) }
         if outcome.bytes >= reader.parameters.minBytes || outcome.isUrgent || view.maxWaitMs <= 0
             || (toRead.isEmpty && watch == nil)
         {
             answer(context, verdict, outcome)
         } else {
-            let again = again(verdict, toRead, readCommitted: readCommitted)
+            let again = again(verdict, toRead, isFollower: replica != nil, readCommitted: readCommitted)
             DelayedFetch(context: context, targets: again, watch: watch, reader: reader) { outcome in
                 self.answer(context, verdict, outcome)
             }.start(outcome, maxWaitMilliseconds: view.maxWaitMs)
         }
     }
 
-    /// What a waiting fetch reads when it is woken: of a session, what has changed.
+    /// What a waiting fetch reads when it is woken: of a consumer's session, what has changed.
     private func again(
         _ verdict: FetchSessionCache.Verdict,
         _ targets: [FetchTarget],
+        isFollower: Bool,
         readCommitted: Bool
     ) -> @Sendable () -> [FetchTarget] {
-        guard case .incremental(let id) = verdict else { return { targets } }
+        guard !isFollower, case .incremental(let id) = verdict else { return { targets } }
         let services = services
         return { services.fetchSessions.withLock { $0.restless(id, readCommitted: readCommitted).targets } }
     }
@@ -102,7 +113,8 @@ struct FetchHandler: Sendable {
                     fetchOffset: partition.fetchOffset,
                     maxBytes: partition.maxBytes,
                     currentLeaderEpoch: partition.currentLeaderEpoch,
-                    lastFetchedEpoch: partition.lastFetchedEpoch
+                    lastFetchedEpoch: partition.lastFetchedEpoch,
+                    logStartOffset: partition.logStartOffset
                 )
             )
         }
@@ -167,7 +179,7 @@ struct FetchHandler: Sendable {
             findings = zip(findings, isNews).filter { $0.1 }.map { $0.0 }
         case .sessionless, .failed: break
         }
-        if services.quotas.limits(.consumerByteRate) {
+        if services.quotas.limits(.consumerByteRate), findings.first?.isForFollower != true {
             let bytes = findings.reduce(0) { $0 + $1.records.length }
             context.throttle(
                 services.quotas.record(
@@ -192,21 +204,16 @@ struct FetchHandler: Sendable {
 
     /// What a client that asked with the wrong epoch is told of the leader, so that it need not ask for metadata (KIP-951).
     private func leaderHint(_ finding: FetchFinding, _ version: Int16) -> FetchResponse.LeaderIdAndEpoch? {
-        guard version >= 16, let partition = finding.partition,
+        guard version >= 16,
             [ErrorCode.fencedLeaderEpoch.rawValue, ErrorCode.notLeaderOrFollower.rawValue]
                 .contains(finding.data.errorCode)
         else { return nil }
-        return .init(leaderId: partition.leader, leaderEpoch: partition.leaderEpoch.rawValue)
-    }
-
-    private func endpoint(of leader: Int32) -> FetchResponse.NodeEndpoint {
-        let address = services.advertised
-        return .init(
-            nodeId: leader,
-            host: address.host,
-            port: Int32(address.port),
-            rack: services.configuration.rack
-        )
+        if let partition = finding.partition {
+            return .init(leaderId: partition.leader, leaderEpoch: partition.leaderEpoch.rawValue)
+        }
+        let topic = finding.target.topic
+        return services.leader(ofName: topic.isByID ? nil : topic.name, id: topic.id, finding.target.index)
+            .map { .init(leaderId: $0.node, leaderEpoch: $0.epoch) }
     }
 
     private func encode(
@@ -243,7 +250,11 @@ struct FetchHandler: Sendable {
                 var data = finding.data
                 if let hint = leaderHint(finding, context.version) {
                     data.currentLeader = hint
-                    if endpoints.isEmpty { endpoints.append(endpoint(of: hint.leaderId)) }
+                    if !endpoints.contains(where: { $0.nodeId == hint.leaderId }),
+                        let (host, port, rack) = services.endpoint(of: hint.leaderId)
+                    {
+                        endpoints.append(.init(nodeId: hint.leaderId, host: host, port: port, rack: rack))
+                    }
                 }
                 try writer.partition(data, records: length > 0 ? finding.records : nil, length: length)
             }

@@ -8,8 +8,13 @@ import NIOPosix
 extension BrokerServices {
     /// A partition by name, for requests that check the client's leader epoch (KIP-320).
     func find(_ topic: String, _ index: Int32, currentLeaderEpoch: Int32 = -1) -> Result<Partition, Refusal> {
-        guard case .found(let partition) = partitions.find(name: topic, partition: index) else {
+        let partition: Partition
+        switch partitions.find(name: topic, partition: index) {
+        case .found(let found): partition = found
+        case .noSuchTopic, .noSuchPartition:
             return .failure(Refusal(code: .unknownTopicOrPartition, message: "there is no \(topic)-\(index)"))
+        case .notLeader:
+            return .failure(Refusal(code: .notLeaderOrFollower, message: "this node does not lead \(topic)-\(index)"))
         }
         if currentLeaderEpoch >= 0 && currentLeaderEpoch != partition.leaderEpoch.rawValue {
             let isOld = currentLeaderEpoch < partition.leaderEpoch.rawValue
@@ -61,6 +66,13 @@ struct ListOffsetsHandler: Sendable {
                 asked.partitionIndex,
                 currentLeaderEpoch: asked.currentLeaderEpoch
             ).get()
+            guard asked.timestamp != -1 || partition.isHighWatermarkKnown else {
+                // Where an earlier leader may have told of more, the end is not known yet (KIP-207).
+                throw Refusal(
+                    code: context.version >= 5 ? .offsetNotAvailable : .leaderNotAvailable,
+                    message: "the new leader does not know yet what is committed"
+                )
+            }
             guard let found = try look(partition, asked.timestamp, readCommitted) else { return answer }
             answer.offset = found.offset.rawValue
             answer.timestamp = found.timestamp.rawValue

@@ -36,6 +36,17 @@ struct ProduceHandler: Sendable {
     fileprivate struct Commitment {
         var partition: Partition
         var offset: Offset
+        /// Whether the in-sync replicas must have it too (`acks=all`).
+        var onAll: Bool
+
+        var isReached: Bool {
+            onAll ? partition.isCommitted(upTo: offset) : partition.log.durableEndOffset >= offset
+        }
+
+        func whenReached(_ done: @escaping @Sendable (Result<Void, LogError>) -> Void) {
+            onAll
+                ? partition.whenCommitted(upTo: offset, done) : partition.log.whenDurable(upTo: offset, done)
+        }
     }
 
     func serve(
@@ -73,7 +84,7 @@ struct ProduceHandler: Sendable {
             return context.closeConnection("a Produce request lists a topic without partitions")
         }
         let frame = try writer.finish(throttleTimeMs: context.throttleMilliseconds)
-        let open = commitments.filter { !$0.partition.isCommitted(upTo: $0.offset) }
+        let open = commitments.filter { !$0.isReached }
         if open.isEmpty { return context.respond(frame: frame) }
         let pending = PendingProduce(
             context: context,
@@ -82,8 +93,8 @@ struct ProduceHandler: Sendable {
             deadline: context.receivedAt + UInt64(max(0, view.timeoutMs)) * 1_000_000
         )
         context.connection.worker.watch(pending)
-        for commitment in open {
-            commitment.partition.whenCommitted(upTo: commitment.offset) { pending.reached($0) }
+        for (index, commitment) in open.enumerated() {
+            commitment.whenReached { pending.reached(index, $0) }
         }
     }
 
@@ -126,6 +137,7 @@ struct ProduceHandler: Sendable {
         case .found(let found): partition = found
         case .noSuchTopic: return Self.failed(item, byID ? .unknownTopicId : .unknownTopicOrPartition, nil)
         case .noSuchPartition: return Self.failed(item, .unknownTopicOrPartition, nil)
+        case .notLeader: return Self.failed(item, .notLeaderOrFollower, "this node does not lead the partition")
         }
         let producer = Self.transactionalProducer(item.records)
         if let (code, message) = refusal(item, view, partition, producer, admission, index) {
@@ -139,7 +151,9 @@ struct ProduceHandler: Sendable {
                 } else {
                     try partition.append(records, as: .client, now: now)
                 }
-            commitments.append(Commitment(partition: partition, offset: result.lastOffset + 1))
+            commitments.append(
+                Commitment(partition: partition, offset: result.lastOffset + 1, onAll: view.acks == -1)
+            )
             return ProduceResponse.PartitionProduceResponse(
                 index: item.index,
                 baseOffset: result.firstOffset.rawValue,
@@ -183,8 +197,11 @@ struct ProduceHandler: Sendable {
         if partition.isInternal {
             return (.invalidTopicException, "\(partition.topicPartition.topic) is written by the broker alone")
         }
-        if view.acks == -1 && partition.minInSync > 1 {
-            return (.notEnoughReplicas, "min.insync.replicas is \(partition.minInSync), but one replica is in sync")
+        if view.acks == -1 && partition.minInSync > partition.inSyncCount {
+            return (
+                .notEnoughReplicas,
+                "min.insync.replicas is \(partition.minInSync), but \(partition.inSyncCount) replicas are in sync"
+            )
         }
         if producer != nil && view.transactionalID == nil {
             return (.transactionalIdAuthorizationFailed, "a transactional batch came without a transactional id")
@@ -262,6 +279,8 @@ private final class PendingProduce: ExpiringRequest {
     private let deadline: UInt64
     private let missing: Atomic<Int>
     private let hasFailed = Atomic<Bool>(false)
+    /// What partitions are told whose records are in the log but cannot be committed here; by their place in `open`.
+    private let refusals = Mutex<[Int: ErrorCode]>([:])
     private let isAnswered = Atomic<Bool>(false)
 
     init(context: RequestContext, frame: ByteBuffer, open: [ProduceHandler.Commitment], deadline: UInt64) {
@@ -274,49 +293,64 @@ private final class PendingProduce: ExpiringRequest {
 
     var isFinished: Bool { isAnswered.load(ordering: .relaxed) }
 
-    func reached(_ result: Result<Void, LogError>) {
-        if case .failure = result { hasFailed.store(true, ordering: .relaxed) }
+    func reached(_ index: Int, _ result: Result<Void, LogError>) {
+        if case .failure(let error) = result {
+            if error.code == .notLeader || error.code == .notEnoughReplicas {
+                refusals.withLock { $0[index] = error.kafkaError }
+            } else {
+                hasFailed.store(true, ordering: .relaxed)
+            }
+        }
         guard missing.subtract(1, ordering: .acquiringAndReleasing).newValue == 0,
             !isAnswered.exchange(true, ordering: .acquiringAndReleasing)
         else { return }
         if hasFailed.load(ordering: .relaxed) {
             // The log was closed or deleted before the records were safe. The client sends them again.
             context.closeConnection("what a Produce request appended did not become durable")
-        } else {
-            context.respond(frame: frame)
+            return
         }
+        let refused = refusals.withLock { $0 }
+        if refused.isEmpty { context.respond(frame: frame) } else { answer { refused[$0] } }
     }
 
     func expire(now: UInt64) {
         guard now >= deadline, !isAnswered.exchange(true, ordering: .acquiringAndReleasing) else { return }
+        let refused = refusals.withLock { $0 }
+        answer { index in refused[index] ?? (self.open[index].isReached ? nil : .requestTimedOut) }
+    }
+
+    /// Answers with an error where the records are not safe yet. They stay, and may become so.
+    private func answer(_ error: (Int) -> ErrorCode?) {
         do throws(ProtocolError) {
             var frame = frame
             frame.moveReaderIndex(forwardBy: 4)
             _ = try ResponseHeader(readingHeadOf: &frame, apiKey: .produce, apiVersion: context.version)
-            context.respond(timedOut(try ProduceResponse(reading: &frame, version: context.version)))
+            let answer = try ProduceResponse(reading: &frame, version: context.version)
+            context.respond(with(answer, error))
         } catch {
-            context.closeConnection("a Produce request took longer than its timeout: \(error)")
+            context.closeConnection("a Produce answer cannot be changed: \(error)")
         }
     }
 
-    /// The answer with REQUEST_TIMED_OUT where the records are not safe yet. They stay, and may become so.
-    private func timedOut(_ answer: ProduceResponse) -> ProduceResponse {
+    private func with(_ answer: ProduceResponse, _ error: (Int) -> ErrorCode?) -> ProduceResponse {
         var answer = answer
         for topic in answer.responses.indices {
             for index in answer.responses[topic].partitionResponses.indices {
                 let place = answer.responses[topic].partitionResponses[index]
-                let late = open.contains {
-                    $0.partition.topicPartition.partition.rawValue == place.index
-                        && (context.version >= 13
-                            ? $0.partition.topicID == answer.responses[topic].topicId
-                            : $0.partition.topicPartition.topic == answer.responses[topic].name)
-                        && !$0.partition.isCommitted(upTo: $0.offset)
-                }
-                guard late else { continue }
-                context.connection.worker.metrics.failed(.produce, .requestTimedOut)
+                let found = open.indices.lazy.compactMap { which -> ErrorCode? in
+                    let partition = self.open[which].partition
+                    guard partition.topicPartition.partition.rawValue == place.index,
+                        self.context.version >= 13
+                            ? partition.topicID == answer.responses[topic].topicId
+                            : partition.topicPartition.topic == answer.responses[topic].name
+                    else { return nil }
+                    return error(which)
+                }.first
+                guard let code = found else { continue }
+                context.connection.worker.metrics.failed(.produce, code)
                 answer.responses[topic].partitionResponses[index] = ProduceResponse.PartitionProduceResponse(
                     index: place.index,
-                    errorCode: ErrorCode.requestTimedOut.rawValue,
+                    errorCode: code.rawValue,
                     baseOffset: -1
                 )
             }

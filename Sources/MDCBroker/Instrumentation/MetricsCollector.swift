@@ -18,6 +18,7 @@ struct MetricsCollector {
         addQuotas(&report)
         addStorage(&report)
         addGroups(&report)
+        addReplication(&report)
         report.add(
             "mdc_transactional_ids",
             "gauge",
@@ -178,6 +179,34 @@ struct MetricsCollector {
                 String(value(figures))
             )
         }
+    }
+
+    // MARK: Replication
+
+    private func addReplication(_ report: inout MetricsReport) {
+        guard let figures = services.replicas?.figures else { return }
+        report.add("mdc_replica_leaders", "gauge", "Partitions that this node leads.", figures.leaders)
+        report.add("mdc_replica_followers", "gauge", "Partitions that this node copies.", figures.followers)
+        report.add(
+            "mdc_under_replicated_partitions",
+            "gauge",
+            "Partitions led here of which a replica is not in sync.",
+            figures.underReplicated
+        )
+        report.add(
+            "mdc_under_min_isr_partitions",
+            "gauge",
+            "Partitions led here with fewer replicas in sync than min.insync.replicas.",
+            figures.underMinimum
+        )
+        report.add("mdc_isr_shrinks_total", "counter", "Replicas that left an in-sync set.", figures.shrinks)
+        report.add("mdc_isr_expands_total", "counter", "Replicas that came into an in-sync set.", figures.expansions)
+        report.add(
+            "mdc_replica_max_lag_records",
+            "gauge",
+            "Records that the follower furthest behind lacks of a partition led here.",
+            Int(figures.largestLag)
+        )
     }
 
     // MARK: Groups

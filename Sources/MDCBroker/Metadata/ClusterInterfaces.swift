@@ -15,10 +15,58 @@ protocol PartitionChangeProposing: Sendable {
         newISR: [Int32],
         _ done: @escaping @Sendable (Result<PartitionImage, Refusal>) -> Void
     )
+
+    /// The same, with the broker epochs of the runs whose progress vouches for the members, -1 where the leader has not
+    /// heard of one: refused with INELIGIBLE_REPLICA where a new member has been started since (KIP-903).
+    func alterPartition(
+        topicID: TopicID,
+        partition: Int32,
+        leaderEpoch: Int32,
+        partitionEpoch: Int32,
+        newISR: [(node: Int32, brokerEpoch: Int64)],
+        _ done: @escaping @Sendable (Result<PartitionImage, Refusal>) -> Void
+    )
+}
+
+extension PartitionChangeProposing {
+    func alterPartition(
+        topicID: TopicID,
+        partition: Int32,
+        leaderEpoch: Int32,
+        partitionEpoch: Int32,
+        newISR: [(node: Int32, brokerEpoch: Int64)],
+        _ done: @escaping @Sendable (Result<PartitionImage, Refusal>) -> Void
+    ) {
+        alterPartition(
+            topicID: topicID,
+            partition: partition,
+            leaderEpoch: leaderEpoch,
+            partitionEpoch: partitionEpoch,
+            newISR: newISR.map(\.node),
+            done
+        )
+    }
+}
+
+/// What makes a node one of several.
+struct ClusterMembership: Sendable {
+    var proposing: any PartitionChangeProposing
+    var directory: any BrokerDirectory
+    /// Called once the node serves, with its replicas, to which metadata is applied from then on, and its address.
+    var whenServing: @Sendable (ReplicaManager, HostPort) -> Void
 }
 
 /// Where the nodes of the cluster are.
 protocol BrokerDirectory: Sendable {
     /// Where clients and followers connect to a node; nil where it is unknown.
     func endpoint(of node: Int32) -> (host: String, port: Int)?
+    /// The epoch of this node's present run, which its fetches carry; -1 before it is registered.
+    var ownBrokerEpoch: Int64 { get }
+    /// Whether that run of a node (-1: any) is alive, not fenced and not on its way out, so that it may be in sync.
+    func isInService(_ node: Int32, brokerEpoch: Int64) -> Bool
+}
+
+extension BrokerDirectory {
+    var ownBrokerEpoch: Int64 { -1 }
+    func isInService(_: Int32, brokerEpoch _: Int64) -> Bool { true }
 }

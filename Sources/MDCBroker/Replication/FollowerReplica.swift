@@ -88,8 +88,7 @@ struct FollowerReplica: Sendable {
     /// Takes the leader's answer to a fetch from `asked`.
     mutating func answered(_ answer: Answer, to asked: Position, _ log: Log) -> Action {
         // What was asked before the log changed or for another leader says nothing now.
-        guard asked.leaderEpoch == leaderEpoch || bugs.contains(.ignoresLeaderEpoch), asked.offset == position(log).offset
-        else { return .none }
+        guard asked.leaderEpoch == leaderEpoch, asked.offset == position(log).offset else { return .none }
         switch answer.error {
         case .none: break
         case .offsetOutOfRange: return outOfRange(answer, log)

@@ -24,6 +24,4 @@ struct PlantedReplicationBugs: OptionSet, Sendable, Hashable {
     static let fetchesFromWrittenEnd = PlantedReplicationBugs(rawValue: 1 << 7)
     /// A leader counts what it wrote, not what it brought to disk (trap 14).
     static let countsWrittenEnd = PlantedReplicationBugs(rawValue: 1 << 8)
-    /// A leader serves followers of other epochs, and is served by its own of old ones (trap 7).
-    static let ignoresLeaderEpoch = PlantedReplicationBugs(rawValue: 1 << 9)
 }

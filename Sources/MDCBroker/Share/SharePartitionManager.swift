@@ -37,6 +37,7 @@ final class SharePartitionManager: Sendable {
         case .found(let found): partition = found
         case .noSuchTopic: return .failure(.unknownTopicId)
         case .noSuchPartition: return .failure(.unknownTopicOrPartition)
+        case .notLeader: return .failure(.notLeaderOrFollower)
         }
         if partition.isInternal { return .failure(.invalidTopicException) }
         return .success(

@@ -71,6 +71,7 @@ extension PartitionLog {
     private func perform(_ append: inout PendingAppend, _ appender: inout Appender) throws(LogError) -> AppendResult {
         let (end, logStart, offline) = published.withLock { ($0.end, $0.logStart, $0.offline) }
         if let offline { throw offline }
+        if let role = appender.role { try role.check(append.origin, append.leaderEpoch, topicPartition) }
         if let duplicate = try append.prepare(from: end, producers: &appender.producers) {
             return AppendResult(
                 firstOffset: duplicate.firstOffset,

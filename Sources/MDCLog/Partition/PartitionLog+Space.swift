@@ -205,9 +205,11 @@ extension PartitionLog {
     // MARK: Removing from the end
 
     /// Cuts the log so that it ends at `offset` or, where a batch spans it, before that batch; durably, before it
-    /// returns. For followers, which cut by leader epoch. Blocks on the disk.
-    public func truncate(to offset: Offset) throws(LogError) {
+    /// returns. For followers, which cut by leader epoch. Blocks on the disk. `following`: the leader epoch in which the
+    /// cut was decided; throws `.notLeader` where the replica has another role by now.
+    public func truncate(to offset: Offset, following: LeaderEpoch? = nil) throws(LogError) {
         try appender.withLock { appender throws(LogError) in
+            if let following { try appender.role?.check(.replica, following, topicPartition) }
             let (start, end) = published.withLock { ($0.logStart, $0.end) }
             if offset >= end { return }
             if offset < start {
@@ -221,9 +223,12 @@ extension PartitionLog {
     }
 
     /// Empties the log and lets it begin anew at `offset`. For followers that are behind their leader's start, or that
-    /// lost their data. Damage that was found goes with the data. Blocks on the disk.
-    public func reset(to offset: Offset) throws(LogError) {
-        try appender.withLock { appender throws(LogError) in try restart(&appender, at: offset) }
+    /// lost their data. Damage that was found goes with the data. Blocks on the disk. `following` as with ``truncate(to:following:)``.
+    public func reset(to offset: Offset, following: LeaderEpoch? = nil) throws(LogError) {
+        try appender.withLock { appender throws(LogError) in
+            if let following { try appender.role?.check(.replica, following, topicPartition) }
+            try restart(&appender, at: offset)
+        }
     }
 
     private func restart(_ appender: inout Appender, at offset: Offset) throws(LogError) {

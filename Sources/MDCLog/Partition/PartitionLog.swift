@@ -18,6 +18,8 @@ public final class PartitionLog: Sendable {
         /// When the active segment got its first batch, by this node's clock.
         var segmentStart: Timestamp = .none
         var isClosed = false
+        /// Whose appends are taken; nil for anyone's.
+        var role: ReplicaRole?
     }
 
     /// What readers see.

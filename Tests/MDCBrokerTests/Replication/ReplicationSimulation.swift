@@ -52,6 +52,8 @@ struct ReplicationSimulation {
         var waiting: [(end: Int, entry: Entry)] = []
         /// A run of its own, in which messages to an earlier run are lost.
         var run = 0
+        /// The partition's epoch when this run registered: what was decided before is not for it.
+        var registeredAt: Int32 = 0
 
         var log: FollowerReplica.Log {
             let epochs = epochs
@@ -92,6 +94,8 @@ struct ReplicationSimulation {
     /// The oracle's own mistakes: a restarted leader keeps its epoch; a node with an empty disk stays in sync.
     let keepsEpochOfRestarted: Bool
     let trustsEmptyDisk: Bool
+    /// A restarted node acts on what was decided before it registered.
+    let actsOnOldMetadata: Bool
 
     private var random: SplitMix
     private var now: Int64 = 0
@@ -106,6 +110,8 @@ struct ReplicationSimulation {
     private var acknowledged: [Int: Entry] = [:]
     private var read: [Int: Entry] = [:]
     private var written: [Int: [Int32: Int]] = [:]
+    /// What disks held that were lost: a promise was kept that was broken by that alone.
+    private var lostDisks: [Int32: [Entry]] = [:]
     private var acknowledgers: [Int32: Int32] = [:]
     private(set) var trace: [String] = []
     private(set) var acknowledgedCount = 0
@@ -115,12 +121,14 @@ struct ReplicationSimulation {
         seed: UInt64,
         bugs: PlantedReplicationBugs = [],
         keepsEpochOfRestarted: Bool = false,
-        trustsEmptyDisk: Bool = false
+        trustsEmptyDisk: Bool = false,
+        actsOnOldMetadata: Bool = false
     ) {
         self.seed = seed
         self.bugs = bugs
         self.keepsEpochOfRestarted = keepsEpochOfRestarted
         self.trustsEmptyDisk = trustsEmptyDisk
+        self.actsOnOldMetadata = actsOnOldMetadata
         random = SplitMix(state: seed)
         state = State(leader: 0, inSync: [0, 1, 2])
         for id in Int32(0)...2 { nodes[id] = Node() }
@@ -169,7 +177,9 @@ struct ReplicationSimulation {
         if chance(2) { cuts = [] }
         if chance(2) {
             let ends: [Int32] = [-1, 0, 1, 2]
-            guard let from = ends.randomElement(using: &random), let to = ends.randomElement(using: &random) else { return }
+            guard let from = ends.randomElement(using: &random), let to = ends.randomElement(using: &random) else {
+                return
+            }
             cuts.insert([from, to])
         }
         guard let id = [Int32(0), 1, 2].randomElement(using: &random) else { return }
@@ -180,7 +190,9 @@ struct ReplicationSimulation {
             restart(id)
         }
         // All at once.
-        if Int.random(in: 0..<400, using: &random) == 0 { for id in Int32(0)...2 where nodes[id]?.isUp == true { crash(id) } }
+        if Int.random(in: 0..<400, using: &random) == 0 {
+            for id in Int32(0)...2 where nodes[id]?.isUp == true { crash(id) }
+        }
     }
 
     private mutating func crash(_ id: Int32) {
@@ -214,6 +226,7 @@ struct ReplicationSimulation {
 
     private mutating func wipe(_ id: Int32) {
         note("node \(id) loses its disk")
+        lostDisks[id] = nodes[id]?.entries
         nodes[id]?.entries = []
         nodes[id]?.durable = 0
         nodes[id]?.epochs = LeaderEpochs()
@@ -230,6 +243,7 @@ struct ReplicationSimulation {
         note("node \(id) starts")
         // A registration: whoever led leads no longer, or in a new epoch.
         if state.leader == id, !keepsEpochOfRestarted { choose() }
+        nodes[id]?.registeredAt = state.partitionEpoch
         publish(to: id)
     }
 
@@ -291,7 +305,7 @@ struct ReplicationSimulation {
         // What the oracle says arrives in the end, like metadata.
         if !always, isCut || (!isHealed && chance(5)) { return }
         var delay = Int64.random(in: 1...30, using: &random)
-        if !isHealed, chance(always ? 10 : 4) { delay += Int64.random(in: 1...1500, using: &random) }
+        if !isHealed, chance(always ? 30 : 4) { delay += Int64.random(in: 1...1500, using: &random) }
         if always && isCut { delay += 2000 }
         let run = nodes[to]?.run ?? 0
         parcels.append(Parcel(at: now + delay, to: to, run: run, message: message))
@@ -329,7 +343,7 @@ struct ReplicationSimulation {
     // MARK: A node
 
     private mutating func apply(_ state: State, on id: Int32) throws {
-        guard var node = nodes[id] else { return }
+        guard var node = nodes[id], state.partitionEpoch >= node.registeredAt || actsOnOldMetadata else { return }
         if let applied = node.applied {
             guard state.partitionEpoch > applied.partitionEpoch else { return }
             if state.leaderEpoch == applied.leaderEpoch {
@@ -372,7 +386,8 @@ struct ReplicationSimulation {
                 cut(&node, to: node.highWatermark)
             }
             _ = node.epochs.truncate(to: Offset(Int64(node.entries.count)))
-            node.follower = state.leader < 0 ? nil : FollowerReplica(leader: state.leader, leaderEpoch: state.leaderEpoch)
+            node.follower =
+                state.leader < 0 ? nil : FollowerReplica(leader: state.leader, leaderEpoch: state.leaderEpoch)
             node.follower?.bugs = bugs
         }
         nodes[id] = node
@@ -430,7 +445,9 @@ struct ReplicationSimulation {
     }
 
     private mutating func fetch(_ id: Int32) {
-        guard var node = nodes[id], let follower = node.follower, !node.waitsForSync, now >= node.retryAt else { return }
+        guard var node = nodes[id], let follower = node.follower, !node.waitsForSync, now >= node.retryAt else {
+            return
+        }
         if let sent = node.fetchSentAt, now - sent < 500 { return }
         node.fetchSentAt = now
         nodes[id] = node
@@ -451,7 +468,7 @@ struct ReplicationSimulation {
         var answer = FollowerReplica.Answer()
         var records: [Entry] = []
         if let leader = node.leader {
-            if asked.leaderEpoch != leader.leaderEpoch && !bugs.contains(.ignoresLeaderEpoch) {
+            if asked.leaderEpoch != leader.leaderEpoch {
                 answer.error = asked.leaderEpoch < leader.leaderEpoch ? .fencedLeaderEpoch : .unknownLeaderEpoch
             } else {
                 try answerFetch(id, from, brokerEpoch, asked, &answer, &records)
@@ -504,7 +521,9 @@ struct ReplicationSimulation {
             return
         }
         if bugs.contains(.ignoresBrokerEpoch), var proposal = outcome.proposal {
-            proposal.inSync = proposal.inSync.map { .init(node: $0.node, brokerEpoch: brokers[$0.node]?.brokerEpoch ?? -1) }
+            proposal.inSync = proposal.inSync.map {
+                .init(node: $0.node, brokerEpoch: brokers[$0.node]?.brokerEpoch ?? -1)
+            }
             outcome.proposal = proposal
         }
         try carryOut(outcome, on: id)
@@ -566,6 +585,15 @@ struct ReplicationSimulation {
 
     private mutating func acknowledge(_ entry: Entry, at offset: Int, by id: Int32) throws {
         acknowledgedCount += 1
+        // G1: on the disks of as many replicas as were promised.
+        let holders = nodes.count { id, node in
+            let lost = lostDisks[id] ?? []
+            return (offset < node.durable && node.entries[offset] == entry)
+                || (offset < lost.count && lost[offset] == entry)
+        }
+        guard holders >= 2 else {
+            throw Violation(description: "\(entry) is acknowledged at \(offset) and on \(holders) disk")
+        }
         if let other = acknowledgers[entry.epoch], other != id {
             throw Violation(description: "nodes \(other) and \(id) both acknowledge in epoch \(entry.epoch)")
         }
@@ -601,7 +629,8 @@ struct ReplicationSimulation {
         for offset in 0..<min(node.highWatermark, node.entries.count) {
             if let before = read[offset], before != node.entries[offset] {
                 throw Violation(
-                    description: "a reader of node \(id) sees \(node.entries[offset]) at \(offset), before it was \(before)"
+                    description:
+                        "a reader of node \(id) sees \(node.entries[offset]) at \(offset), before it was \(before)"
                 )
             }
             read[offset] = node.entries[offset]
@@ -611,7 +640,8 @@ struct ReplicationSimulation {
     private mutating func checkWrite(_ entry: Entry, at offset: Int) throws {
         if let value = written[offset]?[entry.epoch], value != entry.value {
             throw Violation(
-                description: "epoch \(entry.epoch), offset \(offset) is \(value) on one node and \(entry.value) on another"
+                description:
+                    "epoch \(entry.epoch), offset \(offset) is \(value) on one node and \(entry.value) on another"
             )
         }
         written[offset, default: [:]][entry.epoch] = entry.value

@@ -17,15 +17,18 @@ final class BrokerFixture {
     let directory: String
     private let configure: (inout BrokerConfiguration) -> Void
     private let fileSystem: any FileSystem
+    private let cluster: ClusterMembership?
     private var task: Task<Void, any Error>?
     private(set) var addresses: Broker.Addresses!
     private(set) var broker: Broker!
 
     init(
         fileSystem: any FileSystem = POSIXFileSystem(),
+        cluster: ClusterMembership? = nil,
         _ configure: @escaping (inout BrokerConfiguration) -> Void = { _ in }
     ) {
         self.fileSystem = fileSystem
+        self.cluster = cluster
         var template = Array("/tmp/mdc-broker-test-XXXXXX".utf8CString)
         directory = String(cString: mkdtemp(&template))
         self.configure = configure
@@ -39,7 +42,7 @@ final class BrokerFixture {
         configure(&configuration)
         var logger = Logger(label: "broker")
         logger.logLevel = .error
-        let broker = Broker(configuration: configuration, logger: logger, fileSystem: fileSystem)
+        let broker = Broker(configuration: configuration, logger: logger, fileSystem: fileSystem, cluster: cluster)
         self.broker = broker
         let task = Task { try await broker.run() }
         self.task = task
@@ -55,6 +58,9 @@ final class BrokerFixture {
         try await task?.value
         task = nil
     }
+
+    /// Empties the data folder of a node that is stopped.
+    func wipe() throws { Self.remove(directory + "/data") }
 
     deinit { Self.remove(directory) }
 

@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CMDCSystem
+import Logging
+import MDCLog
+import MDCModel
+import NIOCore
+import NIOPosix
+import Synchronization
+
+/// Carries out on this node what the metadata says of partitions: makes their logs, leads or follows them, and takes them
+/// out of service.
+///
+/// ``apply(topic:partition:state:)`` and ``remove(topicID:)`` come from one thread at a time, which may block, and must
+/// tell nothing that was decided before this run of the node was registered: a node that acts on its old leadership may
+/// write other records at the same epoch and offset than its followers have.
+final class ReplicaManager: Sendable {
+    private enum Role {
+        case none
+        case leader(Partition)
+        /// Of this node, in the state's leader epoch.
+        case follower(of: Int32)
+    }
+
+    private struct Replica {
+        var topic: String
+        var state: PartitionImage
+        var log: PartitionLog
+        var role = Role.none
+    }
+
+    private struct State {
+        var replicas: [ReplicaFetcher.Key: Replica] = [:]
+        var fetchers: [Int32: ReplicaFetcher] = [:]
+        var ticker: RepeatedTask?
+        var isStopped = false
+        /// Of leaderships that are over.
+        var shrinks = 0
+        var expansions = 0
+    }
+
+    let node: Int32
+    let directory: any BrokerDirectory
+    private let live: LiveConfiguration
+    private let logs: LogManager
+    private let registry: PartitionRegistry
+    private let proposing: any PartitionChangeProposing
+    private let group: any EventLoopGroup
+    private let blocking: NIOThreadPool
+    private let logger: Logger
+    private let state = Mutex(State())
+
+    init(
+        live: LiveConfiguration,
+        logs: LogManager,
+        registry: PartitionRegistry,
+        proposing: any PartitionChangeProposing,
+        directory: any BrokerDirectory,
+        group: any EventLoopGroup,
+        blocking: NIOThreadPool,
+        logger: Logger
+    ) {
+        node = live.current.nodeID
+        self.live = live
+        self.logs = logs
+        self.registry = registry
+        self.proposing = proposing
+        self.directory = directory
+        self.group = group
+        self.blocking = blocking
+        self.logger = logger
+        // What a log had brought to disk need not have been committed: until its leader tells, nothing is.
+        for log in logs.allPartitions where log.topicPartition != MetadataStore.topicPartition {
+            log.updateHighWatermark(log.logStartOffset)
+        }
+    }
+
+    private func now() -> Int64 { LeaderReplication.now() }
+
+    // MARK: Running
+
+    /// Begins to watch followers for lag.
+    func start() {
+        let interval = TimeAmount.milliseconds(max(50, min(250, lagMilliseconds / 4)))
+        let ticker = group.next().scheduleRepeatedTask(initialDelay: interval, delay: interval) { [weak self] _ in
+            self?.tick()
+        }
+        state.withLock { $0.ticker = ticker }
+    }
+
+    func stop() {
+        let (ticker, fetchers) = state.withLock { state in
+            state.isStopped = true
+            return (state.ticker, Array(state.fetchers.values))
+        }
+        ticker?.cancel()
+        for fetcher in fetchers { fetcher.stop() }
+    }
+
+    private var lagMilliseconds: Int64 { live.current.replicaLagMilliseconds }
+
+    private func tick() {
+        for partition in registry.all { partition.replication?.tick() }
+    }
+
+    // MARK: Metadata
+
+    /// Leads or follows a partition as `state` says. Does nothing where that, or something newer, was applied before.
+    /// Blocks on the disk where a log is made. Throws where the log cannot be opened; the rest of the node goes on.
+    func apply(topic: TopicImage, partition index: Int32, state new: PartitionImage) throws(LogError) {
+        let key = ReplicaFetcher.Key(topicID: topic.id, index: index)
+        let known = state.withLock { $0.replicas[key] }
+        if let known, (new.leaderEpoch, new.partitionEpoch) <= (known.state.leaderEpoch, known.state.partitionEpoch) {
+            return
+        }
+        guard new.replicas.contains(node) else {
+            if let known { drop(key, known) }
+            return registry.set(nil, topic: topic.name, id: topic.id, index: index, count: topic.partitions.count)
+        }
+        var replica: Replica
+        if let known {
+            replica = known
+        } else {
+            replica = Replica(topic: topic.name, state: new, log: try open(topic, index))
+        }
+        let before = replica.state
+        replica.state = new
+        if new.leader == node {
+            lead(&replica, topic, index, before)
+        } else {
+            follow(&replica, topic, index, before)
+        }
+        let result = replica
+        state.withLock { $0.replicas[key] = result }
+    }
+
+    /// Takes a deleted topic out of service and its logs from the disk. Blocks.
+    func remove(topicID: TopicID) {
+        let gone = state.withLock { state in
+            let gone = state.replicas.filter { $0.key.topicID == topicID }
+            for key in gone.keys { state.replicas[key] = nil }
+            return gone
+        }
+        for (key, replica) in gone { drop(key, replica) }
+        registry.remove(id: topicID)
+    }
+
+    /// The node holds this replica no longer.
+    private func drop(_ key: ReplicaFetcher.Key, _ replica: Replica) {
+        stopFollowing(key, replica)
+        registry.set(nil, topic: replica.topic, id: key.topicID, index: key.index, count: 0)
+        state.withLock { $0.replicas[key] = nil }
+        do throws(LogError) {
+            try logs.deletePartition(replica.log.topicPartition)
+        } catch {
+            logger.warning("a replica's folder stays until the next start", metadata: ["error": "\(error)"])
+        }
+    }
+
+    private func open(_ topic: TopicImage, _ index: Int32) throws(LogError) -> PartitionLog {
+        let name = TopicPartition(topic: topic.name, partition: PartitionID(index))
+        let settings = TopicSettings.settings(topic.configs, defaults: live.current.topicDefaults)
+        if let log = logs.partition(name) {
+            if log.topicID == topic.id {
+                try log.update(settings: settings)
+                return log
+            }
+            // The metadata knows one topic of a name: this one was deleted while the node was down.
+            logger.warning(
+                "a folder of a deleted topic of the same name is removed",
+                metadata: ["partition": "\(name)"]
+            )
+            try logs.deletePartition(name)
+        }
+        let log = try logs.createPartition(name, topicID: topic.id, settings: settings)
+        log.updateHighWatermark(0)
+        return log
+    }
+
+    // MARK: Leading
+
+    private func minInSync(_ topic: TopicImage) -> Int32 {
+        topic.configs["min.insync.replicas"].flatMap { Int32($0) } ?? live.current.minInSyncReplicas
+    }
+
+    private func lead(_ replica: inout Replica, _ topic: TopicImage, _ index: Int32, _ before: PartitionImage) {
+        let new = replica.state
+        if case .leader(let partition) = replica.role, before.leaderEpoch == new.leaderEpoch {
+            let advanced = partition.replication?.update(
+                partitionEpoch: new.partitionEpoch,
+                replicas: new.replicas,
+                inSync: new.isr,
+                minInSync: Int(minInSync(topic))
+            )
+            if advanced == true { partition.notifyWaiters() }
+            return
+        }
+        stopFollowing(ReplicaFetcher.Key(topicID: topic.id, index: index), replica)
+        let log = replica.log
+        let epoch = LeaderEpoch(new.leaderEpoch)
+        log.lead(in: epoch)
+        let isAlone = new.replicas == [node]
+        if isAlone { log.commitWhatIsDurable() }
+        let leader = LeaderReplica(
+            node: node,
+            leaderEpoch: new.leaderEpoch,
+            partitionEpoch: new.partitionEpoch,
+            replicas: new.replicas,
+            inSync: new.isr,
+            highWatermark: log.highWatermark,
+            logEnd: log.logEndOffset,
+            durableEnd: log.durableEndOffset,
+            settings: LeaderReplica.Settings(
+                lagMilliseconds: lagMilliseconds,
+                minInSync: Int(minInSync(topic))
+            ),
+            now: now()
+        )
+        let partition = Partition(
+            topicPartition: log.topicPartition,
+            topicID: topic.id,
+            log: log,
+            leader: node,
+            leaderEpoch: epoch,
+            minInSync: minInSync(topic),
+            replication: LeaderReplication(topicID: topic.id, log: log, replica: leader, hooks: hooks)
+        )
+        count(replica)
+        replica.role = .leader(partition)
+        registry.set(partition, topic: topic.name, id: topic.id, index: index, count: topic.partitions.count)
+        // What became durable before the partition was in the registry was announced to nobody.
+        partition.durableAdvanced()
+        logger.debug("leads", metadata: ["partition": "\(log.topicPartition)", "epoch": "\(epoch)"])
+    }
+
+    private var hooks: ReplicationHooks {
+        ReplicationHooks(
+            propose: { [weak self] in self?.propose($0, $1) },
+            mayEnter: { [directory] in directory.isInService($0, brokerEpoch: $1) }
+        )
+    }
+
+    private func propose(_ replication: LeaderReplication, _ proposal: LeaderReplica.Proposal) {
+        let partition = replication.topicPartition
+        logger.info(
+            "asks for a change of the in-sync set",
+            metadata: ["partition": "\(partition)", "inSync": "\(proposal.inSync.map(\.node))"]
+        )
+        let node = node
+        proposing.alterPartition(
+            topicID: replication.topicID,
+            partition: partition.partition.rawValue,
+            leaderEpoch: proposal.leaderEpoch,
+            partitionEpoch: proposal.partitionEpoch,
+            newISR: proposal.inSync.map { (node: $0.node, brokerEpoch: $0.brokerEpoch) }
+        ) { [weak self] result in
+            let verdict = Self.verdict(result, proposal, node)
+            if verdict == .unknown {
+                // Nobody could tell: asked again after a while.
+                guard let self, !self.state.withLock({ $0.isStopped }) else { return }
+                self.group.next().scheduleTask(in: .milliseconds(200)) {
+                    _ = replication.answered(proposal, .unknown)
+                }
+                return
+            }
+            guard replication.answered(proposal, verdict), let self else { return }
+            if case .found(let partition) = self.registry.find(
+                id: replication.topicID,
+                partition: partition.partition.rawValue
+            ) {
+                partition.notifyWaiters()
+            }
+        }
+    }
+
+    private static func verdict(
+        _ result: Result<PartitionImage, Refusal>,
+        _ proposal: LeaderReplica.Proposal,
+        _ node: Int32
+    ) -> LeaderReplica.Verdict {
+        switch result {
+        case .success(let image):
+            guard image.leader == node, image.leaderEpoch == proposal.leaderEpoch,
+                image.partitionEpoch > proposal.partitionEpoch
+            else { return .outdated }
+            return .committed(inSync: image.isr, partitionEpoch: image.partitionEpoch)
+        case .failure(let refusal):
+            switch refusal.code {
+            case .fencedLeaderEpoch, .invalidUpdateVersion, .notLeaderOrFollower, .unknownTopicId,
+                .unknownTopicOrPartition:
+                return .outdated
+            case .ineligibleReplica, .invalidRequest, .operationNotAttempted: return .refused
+            default: return .unknown
+            }
+        }
+    }
+
+    /// Keeps the counts of a leadership that ends.
+    private func count(_ replica: Replica) {
+        guard case .leader(let partition) = replica.role, let replication = partition.replication else { return }
+        let shrinks = replication.shrinks.load(ordering: .relaxed)
+        let expansions = replication.expansions.load(ordering: .relaxed)
+        state.withLock { state in
+            state.shrinks += shrinks
+            state.expansions += expansions
+        }
+    }
+
+    // MARK: Following
+
+    private func follow(_ replica: inout Replica, _ topic: TopicImage, _ index: Int32, _ before: PartitionImage) {
+        let new = replica.state
+        let key = ReplicaFetcher.Key(topicID: topic.id, index: index)
+        if case .follower(let leader) = replica.role, leader == new.leader, before.leaderEpoch == new.leaderEpoch {
+            return
+        }
+        stopFollowing(key, replica)
+        count(replica)
+        replica.role = .none
+        // First nobody finds the partition here any more, then nothing that is on its way gets into the log.
+        registry.set(nil, topic: topic.name, id: topic.id, index: index, count: topic.partitions.count)
+        let log = replica.log
+        let epoch = LeaderEpoch(new.leaderEpoch)
+        log.follow(in: epoch)
+        guard new.leader >= 0 else { return }
+        if !log.damage.isEmpty {
+            guard !new.isr.contains(node) else {
+                // It may be the last to have what is left of it. The leader drops it from the in-sync set as it lags.
+                logger.error("a damaged replica waits", metadata: ["partition": "\(log.topicPartition)"])
+                return
+            }
+            logger.warning(
+                "a damaged replica is emptied and copied anew",
+                metadata: ["partition": "\(log.topicPartition)", "leader": "\(new.leader)"]
+            )
+            do throws(LogError) {
+                try log.reset(to: log.logStartOffset, following: epoch)
+                log.updateHighWatermark(log.logStartOffset)
+            } catch {
+                return logger.error("a damaged replica cannot be emptied", metadata: ["error": "\(error)"])
+            }
+        }
+        replica.role = .follower(of: new.leader)
+        fetcher(for: new.leader).add(log, index, FollowerReplica(leader: new.leader, leaderEpoch: new.leaderEpoch))
+        logger.debug(
+            "follows",
+            metadata: ["partition": "\(log.topicPartition)", "leader": "\(new.leader)", "epoch": "\(epoch)"]
+        )
+    }
+
+    private func stopFollowing(_ key: ReplicaFetcher.Key, _ replica: Replica) {
+        guard case .follower(let leader) = replica.role else { return }
+        state.withLock { $0.fetchers[leader] }?.remove(key.topicID, key.index)
+    }
+
+    private func fetcher(for remote: Int32) -> ReplicaFetcher {
+        state.withLock { state in
+            if let fetcher = state.fetchers[remote] { return fetcher }
+            let fetcher = ReplicaFetcher(
+                remote: remote,
+                node: node,
+                eventLoop: group.next(),
+                directory: directory,
+                blocking: blocking,
+                clock: { Timestamp(mdc_wall_clock_ms()) },
+                logger: logger
+            )
+            state.fetchers[remote] = fetcher
+            return fetcher
+        }
+    }
+
+    // MARK: Views
+
+    /// What `/metrics` says of replication.
+    struct Figures: Equatable {
+        /// Partitions led here with fewer replicas in sync than there are, and than the minimum.
+        var underReplicated = 0
+        var underMinimum = 0
+        var leaders = 0
+        var followers = 0
+        var shrinks = 0
+        var expansions = 0
+        /// The largest number of records that a follower lacks of a partition that is led here.
+        var largestLag: Int64 = 0
+    }
+
+    var figures: Figures {
+        var figures = Figures()
+        let replicas = state.withLock { state in
+            figures.shrinks = state.shrinks
+            figures.expansions = state.expansions
+            return Array(state.replicas.values)
+        }
+        for replica in replicas {
+            switch replica.role {
+            case .none: break
+            case .follower: figures.followers += 1
+            case .leader(let partition):
+                figures.leaders += 1
+                guard let replication = partition.replication else { continue }
+                let leader = replication.replica
+                if leader.inSync.count < leader.replicas.count { figures.underReplicated += 1 }
+                if leader.isBelowMinimum { figures.underMinimum += 1 }
+                figures.shrinks += replication.shrinks.load(ordering: .relaxed)
+                figures.expansions += replication.expansions.load(ordering: .relaxed)
+                for follower in leader.followers.values {
+                    guard let end = follower.end else { continue }
+                    figures.largestLag = max(figures.largestLag, leader.logEnd - end)
+                }
+            }
+        }
+        return figures
+    }
+}
