@@ -82,8 +82,8 @@ public final class Broker: Service {
 
     /// How far the broker is.
     public var state: State { inner.withLock { $0.state } }
-    /// The node's logs, while it runs; for tests.
-    var logs: LogManager? { inner.withLock { $0.running?.services.logs } }
+    /// What the node consists of, while it runs; for tests.
+    var services: BrokerServices? { inner.withLock { $0.running?.services } }
     /// Where it listens; nil until it is ready.
     public var boundAddresses: Addresses? { inner.withLock { $0.addresses } }
 

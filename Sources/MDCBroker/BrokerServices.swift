@@ -106,6 +106,18 @@ final class BrokerServices: Sendable {
         )
         groups.prepareTransactions = { [transactions] in transactions.prepare($0) }
         live.observe { groups.update($0.groupSettings) }
+        let (shareStates, transactions) = (shareStates, transactions)
+        replicas?.whenLeadershipChanges { topic, partition, count, leads in
+            switch topic {
+            case InternalTopic.consumerOffsets.name:
+                if leads { groups.elected(partition, of: count) } else { groups.resigned(partition) }
+            case InternalTopic.transactionState.name:
+                if leads { transactions.elected(partition, of: count) } else { transactions.resigned(partition) }
+            case InternalTopic.shareGroupState.name:
+                if leads { shareStates.elected(partition, of: count) } else { shareStates.resigned(partition) }
+            default: break
+            }
+        }
     }
 
     /// The settings in force; a copy.

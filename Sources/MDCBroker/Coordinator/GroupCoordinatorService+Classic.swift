@@ -105,6 +105,8 @@ extension GroupCoordinatorService {
             for outcome in outcomes {
                 switch outcome {
                 case .response(.list(let groups)): response.groups += groups
+                // Another node has it, and is asked as well.
+                case .failed(.notCoordinator): break
                 // An incomplete list must not pass for a complete one.
                 case .failed(let code): response.errorCode = code.rawValue
                 default: response.errorCode = ErrorCode.unknownServerError.rawValue

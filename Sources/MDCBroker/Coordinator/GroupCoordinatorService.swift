@@ -64,6 +64,10 @@ final class GroupCoordinatorService: Sendable {
     /// Answers everyone who waits and gives all shards up.
     func stop() { shards.stop() }
 
+    /// This node begins to lead a partition of the coordinator's topic, or ceases to.
+    func elected(_ partition: Int32, of count: Int) { shards.elected(partition, of: count) }
+    func resigned(_ partition: Int32) { shards.resigned(partition) }
+
     /// Sees to it that `__consumer_offsets` exists, then calls `done` with an error code.
     func prepare(_ done: @escaping @Sendable (ErrorCode) -> Void) { shards.prepare(done) }
 

@@ -388,6 +388,9 @@ final class ShardRuntime<Shard: CoordinatorShard>: Sendable {
                 followUp.appendedEnd = end
                 if let step { settle(step, &state, &followUp, now) }
             }
+        } catch let error as CoordinatorStorageError where error.code == .notCoordinator {
+            // Another node leads the partition. When this one does, it is told to load.
+            stop()
         } catch {
             logger.error(
                 "\(Shard.role) cannot load; what it keeps is unavailable until it can",

@@ -46,6 +46,16 @@ final class ShardTable<Shard: CoordinatorShard>: Sendable {
         for shard in all { shard.stop() }
     }
 
+    /// This node begins to lead a partition of the topic, which has `count`, in another epoch: its shard is loaded.
+    func elected(_ partition: Int32, of count: Int) {
+        for shard in open(Int32(count)) where shard.partition != partition { shard.stop() }
+        guard let shard = shard(at: partition) else { return }
+        access.runBlocking { shard.load() }
+    }
+
+    /// This node leads a partition of the topic no longer: who waits is told to look for the coordinator anew.
+    func resigned(_ partition: Int32) { shard(at: partition)?.stop() }
+
     /// Makes the shards of a topic of `count` partitions; returns those that are new and must be loaded.
     private func open(_ count: Int32) -> [Runtime] {
         shards.withLock { shards in

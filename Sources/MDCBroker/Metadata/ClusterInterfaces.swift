@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import MDCLog
 import MDCModel
 
 /// What a partition's leader asks the active controller for.
@@ -46,6 +47,15 @@ extension PartitionChangeProposing {
             done
         )
     }
+}
+
+/// Carries out on this node what the metadata say of partitions; on one thread.
+protocol ReplicaApplying: Sendable {
+    /// The state of a partition of which this node has, or had, a replica: to lead it, to follow, or neither. Nothing
+    /// happens where leader epoch and partition epoch are those of the last time.
+    func apply(topic: TopicImage, partition: Int32, state: PartitionImage) throws(LogError)
+    /// A topic is deleted, with its logs.
+    func remove(topicID: TopicID)
 }
 
 /// What makes a node one of several.

@@ -76,6 +76,7 @@ final class Controller: Sendable {
     func commit(_ records: [MetadataRecord]) throws(Refusal) {
         do throws(BrokerError) {
             try metadata.commit(records, now: now())
+            registry.note(metadata.image)
         } catch {
             logger.error("metadata was not written", metadata: ["error": "\(error)"])
             throw Refusal(code: .kafkaStorageError, message: error.description)
@@ -306,7 +307,7 @@ final class Controller: Sendable {
             throw Refusal(code: .invalidTopicException, message: "\(topic.name) is kept for the broker")
         }
         try commit([.topicDeleted(id: topic.id)])
-        for partition in registry.remove(topic: topic.name) {
+        for partition in registry.remove(id: topic.id) {
             do throws(LogError) {
                 try logs.deletePartition(partition.topicPartition)
             } catch {

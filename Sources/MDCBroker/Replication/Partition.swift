@@ -180,105 +180,107 @@ final class Partition: Sendable {
 /// The partitions that this node leads.
 final class PartitionRegistry: Sendable {
     private struct State {
-        /// By number; nil where another node leads, or none.
+        /// By partition; nil for those that others lead.
         var byName: [String: [Partition?]] = [:]
         var byID: [TopicID: [Partition?]] = [:]
         var byLog: [ObjectIdentifier: Partition] = [:]
-        /// Of topics whose partitions are set one by one.
-        var names: [TopicID: String] = [:]
-        var ids: [String: TopicID] = [:]
     }
 
     private let state = Mutex(State())
+    /// What else there is in the cluster.
+    private let image = Mutex(MetadataImage())
 
     /// What a name or id with a partition's number leads to.
     enum Lookup {
         case found(Partition)
+        /// Another node leads it, or none.
+        case notLeader
         case noSuchTopic
         case noSuchPartition
-        /// The partition is led elsewhere, or not at all.
-        case notLeader
     }
 
+    /// Takes note of all topics there are.
+    func note(_ image: MetadataImage) { self.image.withLock { $0 = image } }
+
     func find(name: String, partition: Int32) -> Lookup {
-        Self.pick(state.withLock { $0.byName[name] }, partition)
+        if let found = Self.pick(state.withLock { $0.byName[name] }, partition) { return .found(found) }
+        return explain(image.withLock { $0.topic(name) }, partition)
     }
 
     func find(id: TopicID, partition: Int32) -> Lookup {
-        Self.pick(state.withLock { $0.byID[id] }, partition)
+        if let found = Self.pick(state.withLock { $0.byID[id] }, partition) { return .found(found) }
+        return explain(image.withLock { $0.topic(id) }, partition)
     }
 
-    private static func pick(_ partitions: [Partition?]?, _ index: Int32) -> Lookup {
-        guard let partitions else { return .noSuchTopic }
-        guard index >= 0, Int(index) < partitions.count else { return .noSuchPartition }
-        return partitions[Int(index)].map { .found($0) } ?? .notLeader
+    /// A partition that this node leads.
+    func local(_ id: TopicID, _ partition: Int32) -> Partition? { Self.pick(state.withLock { $0.byID[id] }, partition) }
+
+    private static func pick(_ partitions: [Partition?]?, _ index: Int32) -> Partition? {
+        guard let partitions, index >= 0, Int(index) < partitions.count else { return nil }
+        return partitions[Int(index)]
     }
 
-    /// The partition of a log; nil for the metadata log, logs of deleted topics, and those that are led elsewhere.
+    private func explain(_ topic: TopicImage?, _ index: Int32) -> Lookup {
+        guard let topic else { return .noSuchTopic }
+        return topic.partitions.indices.contains(Int(index)) ? .notLeader : .noSuchPartition
+    }
+
+    /// The partition of a log; nil for the metadata log and logs of deleted topics.
     func partition(of log: PartitionLog) -> Partition? {
         state.withLock { $0.byLog[ObjectIdentifier(log)] }
     }
 
     var all: [Partition] { state.withLock { state in state.byName.values.flatMap { $0.compactMap { $0 } } } }
+    var topicIDs: [TopicID] { state.withLock { Array($0.byID.keys) } }
 
-    /// Puts a topic's partitions into service, or adds to those in service.
+    /// Puts partitions of one topic into service. Those that take the place of one of an earlier epoch end its waiting.
     func add(_ partitions: [Partition]) {
         guard let first = partitions.first else { return }
-        state.withLock { state in
-            state.byName[first.topicPartition.topic, default: []] += partitions.map { $0 }
-            state.byID[first.topicID, default: []] += partitions.map { $0 }
-            for partition in partitions { state.byLog[ObjectIdentifier(partition.log)] = partition }
+        let replaced = state.withLock { state -> [Partition] in
+            var list = state.byID[first.topicID] ?? []
+            var replaced: [Partition] = []
+            for partition in partitions {
+                let index = Int(partition.topicPartition.partition.rawValue)
+                while list.count <= index { list.append(nil) }
+                if let old = list[index] { replaced.append(old) }
+                list[index] = partition
+                state.byLog[ObjectIdentifier(partition.log)] = partition
+            }
+            state.byName[first.topicPartition.topic] = list
+            state.byID[first.topicID] = list
+            return replaced
         }
+        for partition in replaced { partition.markDeleted() }
     }
 
-    /// Sets who leads a partition here: nil for nobody. The one before is told that it leads no longer.
-    func set(_ partition: Partition?, topic: String, id: TopicID, index: Int32, count: Int) {
-        let index = Int(index)
-        let before = state.withLock { state -> Partition? in
-            var slots = state.byID[id] ?? []
-            if slots.count < max(count, index + 1) {
-                slots += Array(repeating: nil, count: max(count, index + 1) - slots.count)
+    /// Takes a partition out of service: this node does not lead it any more.
+    func remove(_ id: TopicID, _ partition: Int32) {
+        let removed = state.withLock { state -> Partition? in
+            guard let removed = Self.pick(state.byID[id], partition) else { return nil }
+            state.byID[id]?[Int(partition)] = nil
+            state.byName[removed.topicPartition.topic]?[Int(partition)] = nil
+            if state.byLog[ObjectIdentifier(removed.log)] === removed {
+                state.byLog[ObjectIdentifier(removed.log)] = nil
             }
-            let before = slots[index]
-            slots[index] = partition
-            state.byID[id] = slots
-            state.byName[topic] = slots
-            state.names[id] = topic
-            state.ids[topic] = id
-            if let before { state.byLog[ObjectIdentifier(before.log)] = nil }
-            if let partition { state.byLog[ObjectIdentifier(partition.log)] = partition }
-            return before
+            return removed
         }
-        if before !== partition { before?.markDeleted() }
+        removed?.markDeleted()
     }
 
     /// Takes a topic out of service.
-    func remove(topic: String) -> [Partition] {
+    func remove(id: TopicID) -> [Partition] {
         let removed = state.withLock { state -> [Partition] in
-            let slots = state.byName.removeValue(forKey: topic) ?? []
-            let removed = slots.compactMap { $0 }
-            for (id, slots) in state.byID where slots.contains(where: { $0?.topicPartition.topic == topic }) {
-                state.byID[id] = nil
+            let removed = (state.byID.removeValue(forKey: id) ?? []).compactMap { $0 }
+            for partition in removed {
+                state.byLog[ObjectIdentifier(partition.log)] = nil
+                // A topic of the same name may have been made since.
+                if state.byName[partition.topicPartition.topic]?.contains(where: { $0 === partition }) == true {
+                    state.byName[partition.topicPartition.topic] = nil
+                }
             }
-            for partition in removed { state.byLog[ObjectIdentifier(partition.log)] = nil }
             return removed
         }
         for partition in removed { partition.markDeleted() }
         return removed
-    }
-
-    /// Takes a topic out of service whose partitions were set one by one.
-    func remove(id: TopicID) {
-        let removed = state.withLock { state -> [Partition] in
-            let removed = (state.byID.removeValue(forKey: id) ?? []).compactMap { $0 }
-            // A topic of that name may have been made anew.
-            if let name = state.names.removeValue(forKey: id), state.ids[name] == id {
-                state.byName[name] = nil
-                state.ids[name] = nil
-            }
-            for partition in removed { state.byLog[ObjectIdentifier(partition.log)] = nil }
-            return removed
-        }
-        for partition in removed { partition.markDeleted() }
     }
 }

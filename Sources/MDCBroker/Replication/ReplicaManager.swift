@@ -14,7 +14,10 @@ import Synchronization
 /// ``apply(topic:partition:state:)`` and ``remove(topicID:)`` come from one thread at a time, which may block, and must
 /// tell nothing that was decided before this run of the node was registered: a node that acts on its old leadership may
 /// write other records at the same epoch and offset than its followers have.
-final class ReplicaManager: Sendable {
+final class ReplicaManager: ReplicaApplying {
+    /// A topic, a partition of it, how many it has, and whether this node begins or ceases to lead it.
+    typealias LeadershipHandler = @Sendable (String, Int32, Int, Bool) -> Void
+
     private enum Role {
         case none
         case leader(Partition)
@@ -43,12 +46,13 @@ final class ReplicaManager: Sendable {
     let directory: any BrokerDirectory
     private let live: LiveConfiguration
     private let logs: LogManager
-    private let registry: PartitionRegistry
+    let registry: PartitionRegistry
     private let proposing: any PartitionChangeProposing
     private let group: any EventLoopGroup
     private let blocking: NIOThreadPool
     private let logger: Logger
     private let state = Mutex(State())
+    private let onLeadership = Mutex<LeadershipHandler?>(nil)
 
     init(
         live: LiveConfiguration,
@@ -76,6 +80,9 @@ final class ReplicaManager: Sendable {
     }
 
     private func now() -> Int64 { LeaderReplication.now() }
+
+    /// Sets what is told of leaderships that begin, each epoch anew, and end. It must not block.
+    func whenLeadershipChanges(_ handler: @escaping LeadershipHandler) { onLeadership.withLock { $0 = handler } }
 
     // MARK: Running
 
@@ -115,7 +122,7 @@ final class ReplicaManager: Sendable {
         }
         guard new.replicas.contains(node) else {
             if let known { drop(key, known) }
-            return registry.set(nil, topic: topic.name, id: topic.id, index: index, count: topic.partitions.count)
+            return
         }
         var replica: Replica
         if let known {
@@ -142,13 +149,13 @@ final class ReplicaManager: Sendable {
             return gone
         }
         for (key, replica) in gone { drop(key, replica) }
-        registry.remove(id: topicID)
+        _ = registry.remove(id: topicID)
     }
 
     /// The node holds this replica no longer.
     private func drop(_ key: ReplicaFetcher.Key, _ replica: Replica) {
         stopFollowing(key, replica)
-        registry.set(nil, topic: replica.topic, id: key.topicID, index: key.index, count: 0)
+        registry.remove(key.topicID, key.index)
         state.withLock { $0.replicas[key] = nil }
         do throws(LogError) {
             try logs.deletePartition(replica.log.topicPartition)
@@ -227,9 +234,10 @@ final class ReplicaManager: Sendable {
         )
         count(replica)
         replica.role = .leader(partition)
-        registry.set(partition, topic: topic.name, id: topic.id, index: index, count: topic.partitions.count)
+        registry.add([partition])
         // What became durable before the partition was in the registry was announced to nobody.
         partition.durableAdvanced()
+        onLeadership.withLock { $0 }?(topic.name, index, topic.partitions.count, true)
         logger.debug("leads", metadata: ["partition": "\(log.topicPartition)", "epoch": "\(epoch)"])
     }
 
@@ -316,9 +324,11 @@ final class ReplicaManager: Sendable {
         }
         stopFollowing(key, replica)
         count(replica)
+        let wasLeader = if case .leader = replica.role { true } else { false }
         replica.role = .none
         // First nobody finds the partition here any more, then nothing that is on its way gets into the log.
-        registry.set(nil, topic: topic.name, id: topic.id, index: index, count: topic.partitions.count)
+        registry.remove(topic.id, index)
+        if wasLeader { onLeadership.withLock { $0 }?(topic.name, index, topic.partitions.count, false) }
         let log = replica.log
         let epoch = LeaderEpoch(new.leaderEpoch)
         log.follow(in: epoch)

@@ -31,7 +31,7 @@ struct ReplicationBrokerTests {
     }
 
     private func log(_ cluster: StaticCluster, _ node: Int32) -> PartitionLog? {
-        cluster.nodes[node]?.broker.logs?.partition(TopicPartition(topic: "t", partition: 0))
+        cluster.nodes[node]?.broker.services?.logs.partition(TopicPartition(topic: "t", partition: 0))
     }
 
     @Test("what is acknowledged by all is on the disks of all, and is read once")

@@ -49,7 +49,7 @@ struct ReplicationSimulationTests {
         Planted(testDescription: "countsWrittenEnd", bugs: .countsWrittenEnd),
         Planted(testDescription: "restartedLeaderKeepsItsEpoch", keepsEpoch: true),
         Planted(testDescription: "emptyDiskIsTrusted", trustsEmptyDisk: true),
-        Planted(testDescription: "actsOnOldMetadata", actsOnOldMetadata: true),
+        Planted(testDescription: "actsOnOldMetadata", actsOnOldMetadata: true, from: 80),
     ]
 
     @Test("a planted bug is found", arguments: planted)

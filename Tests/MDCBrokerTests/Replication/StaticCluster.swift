@@ -30,6 +30,22 @@ final class StaticController: PartitionChangeProposing, Sendable {
     func topic(_ id: TopicID) -> TopicImage? { state.withLock { $0.topics[id] } }
     func partition(_ id: TopicID, _ index: Int = 0) -> PartitionImage? { topic(id)?.partitions[index] }
 
+    /// What all nodes know of the topics.
+    private var image: MetadataImage {
+        var image = MetadataImage()
+        for topic in state.withLock({ Array($0.topics.values) }) {
+            image.apply(
+                .topicCreated(
+                    name: topic.name,
+                    id: topic.id,
+                    replicas: topic.partitions.map(\.replicas),
+                    configs: topic.configs
+                )
+            )
+        }
+        return image
+    }
+
     func membership(of node: Int32) -> ClusterMembership {
         ClusterMembership(proposing: self, directory: Directory(controller: self, node: node)) { replicas, address in
             self.state.withLock {
@@ -97,13 +113,21 @@ final class StaticController: PartitionChangeProposing, Sendable {
             state.topics[id] = nil
             return state.nodes.values.compactMap(\.replicas)
         }
-        order.withLock { _ in for node in nodes { node.remove(topicID: id) } }
+        let image = image
+        order.withLock { _ in
+            for node in nodes {
+                node.registry.note(image)
+                node.remove(topicID: id)
+            }
+        }
     }
 
     func publish() {
         order.withLock { _ in
             let (nodes, topics) = state.withLock { ($0.nodes.values.compactMap(\.replicas), $0.topics.values) }
+            let image = image
             for node in nodes {
+                node.registry.note(image)
                 for topic in topics {
                     for (index, partition) in topic.partitions.enumerated() {
                         do {

@@ -44,6 +44,10 @@ final class TransactionCoordinatorService: Sendable {
     /// Answers everyone who waits and gives all shards up.
     func stop() { shards.stop() }
 
+    /// This node begins to lead a partition of the coordinator's topic, or ceases to.
+    func elected(_ partition: Int32, of count: Int) { shards.elected(partition, of: count) }
+    func resigned(_ partition: Int32) { shards.resigned(partition) }
+
     /// Sees to it that `__transaction_state` exists, then calls `done` with an error code.
     func prepare(_ done: @escaping @Sendable (ErrorCode) -> Void) { shards.prepare(done) }
 
@@ -284,6 +288,8 @@ final class TransactionCoordinatorService: Sendable {
             for outcome in outcomes {
                 switch outcome {
                 case .response(.list(let states)): response.transactionStates += states
+                // Another node has it, and is asked as well.
+                case .failed(.notCoordinator): break
                 // An incomplete list must not pass for a complete one.
                 case .failed(let code): response.errorCode = code.rawValue
                 default: response.errorCode = ErrorCode.unknownServerError.rawValue
