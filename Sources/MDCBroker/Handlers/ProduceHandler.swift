@@ -337,7 +337,7 @@ private final class PendingProduce: ExpiringRequest {
         for topic in answer.responses.indices {
             for index in answer.responses[topic].partitionResponses.indices {
                 let place = answer.responses[topic].partitionResponses[index]
-                let found = open.indices.lazy.compactMap { which -> ErrorCode? in
+                let found = open.indices.compactMap { which -> ErrorCode? in
                     let partition = self.open[which].partition
                     guard partition.topicPartition.partition.rawValue == place.index,
                         self.context.version >= 13
