@@ -34,7 +34,7 @@ extension PartitionLog {
             state.isQueued = false
             var sync = PartitionSync(steps: [], segments: [], end: state.end, generation: state.generation)
             func step(_ kind: SyncStep.Kind) {
-                sync.steps.append(SyncStep(kind: kind, directory: path, fileSystem: fileSystem))
+                sync.steps.append(SyncStep(kind: kind, directory: path, fileSystem: fileSystem, log: self))
             }
             for segment in state.unsynced {
                 guard let (file, size, trims) = segment.pendingSync() else { continue }
@@ -72,6 +72,9 @@ extension PartitionLog {
         for waiter in ready { finished.append((waiter, .success(()))) }
         return advanced
     }
+
+    /// Whether the log was deleted or closed.
+    var isGone: Bool { published.withLock { $0.offline?.code == .closed } }
 
     /// A round has failed: nobody may believe that anything of it is durable.
     func failSync(_ error: LogError) {

@@ -210,6 +210,7 @@ struct SyncStep: Sendable {
     var kind: Kind
     var directory: String
     var fileSystem: any FileSystem
+    var log: PartitionLog
 
     func run() -> LogError? {
         do throws(FileSystemError) {
@@ -221,6 +222,8 @@ struct SyncStep: Sendable {
             }
             return nil
         } catch {
+            // Deleted since the round began: its folder has another name, and nobody asks for its records.
+            if error.kind == .notFound && log.isGone { return nil }
             return LogError(
                 error,
                 while:

@@ -141,7 +141,7 @@ struct LeaderReplicaTests {
     func hysteresis() throws {
         var leader = leader()
         _ = leader.durable(to: 10)
-        try fetch(&leader, 2, 10, end: 10, at: 2500)
+        try fetch(&leader, 2, 10, end: 10, at: 1900)
         let out = try #require(leader.tick(now: 2600, mayEnter: { _, _ in true }).proposal)
         _ = leader.answered(out, .committed(inSync: [1, 2], partitionEpoch: 11), now: 2600)
         #expect(try fetch(&leader, 3, 10, end: 10, at: 3000).proposal == nil)
