@@ -128,8 +128,9 @@ final class LeaderReplication: Sendable {
         }
     }
 
-    func set(minInSync: Int) {
-        _ = change { replica in
+    /// Sets the least number in sync. Returns whether more is committed than before.
+    func set(minInSync: Int) -> Bool {
+        change { replica in
             replica.settings.minInSync = minInSync
             return replica.durable(to: replica.durableEnd)
         }

@@ -59,7 +59,7 @@ final class Partition: Sendable {
         get { minInSyncReplicas.load(ordering: .relaxed) }
         set {
             minInSyncReplicas.store(newValue, ordering: .relaxed)
-            replication?.set(minInSync: Int(newValue))
+            if replication?.set(minInSync: Int(newValue)) == true { notifyWaiters() }
         }
     }
     /// How many replicas are in sync, this one included.
