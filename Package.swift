@@ -200,7 +200,7 @@ let package = Package(
         .testTarget(
             name: "MDCBrokerTests",
             dependencies: [
-                "MDCBroker", "MDCLog", "MDCProtocol", "MDCModel", "MDCTesting", "CMDCSystem", nio("NIOCore"),
+                "MDCBroker", "MDCRaft", "MDCLog", "MDCProtocol", "MDCModel", "MDCTesting", "CMDCSystem", nio("NIOCore"),
                 nio("NIOPosix"), nio("NIOConcurrencyHelpers"),
                 nio("NIOEmbedded"), logging,
             ],

@@ -4,6 +4,7 @@ import CMDCSystem
 public import Logging
 import MDCLog
 import MDCModel
+import MDCRaft
 import NIOConcurrencyHelpers
 import NIOCore
 import NIOHTTP1
@@ -124,36 +125,33 @@ public final class Broker: Service {
         if let problem = configuration.problem { throw BrokerError(.invalidConfiguration, problem) }
         let threads = configuration.networkThreads > 0 ? configuration.networkThreads : System.coreCount
         let group = MultiThreadedEventLoopGroup(numberOfThreads: threads)
-        let control = NIOThreadPool(numberOfThreads: 1)
-        let blocking = NIOThreadPool(numberOfThreads: 2)
-        control.start()
-        blocking.start()
+        let quorumGroup = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        let pools = BrokerThreads(quorum: quorumGroup.next())
         let timers = HeapTimerService()
         var failure: (any Error)?
         do {
-            try await serve(group: group, control: control, blocking: blocking, timers: timers)
+            try await serve(group: group, threads: pools, timers: timers)
         } catch {
             failure = error
         }
         timers.stop()
-        try? await control.shutdownGracefully()
-        try? await blocking.shutdownGracefully()
+        await pools.stop()
+        try? await quorumGroup.shutdownGracefully()
         try? await group.shutdownGracefully()
         if let failure { throw failure }
     }
 
     private func serve(
         group: MultiThreadedEventLoopGroup,
-        control: NIOThreadPool,
-        blocking: NIOThreadPool,
+        threads: BrokerThreads,
         timers: HeapTimerService
     ) async throws {
         let startedAt = mdc_monotonic_ns()
-        let pages = try await bindHTTP(group, blocking)
+        let pages = try await bindHTTP(group, threads.blocking)
         let services: BrokerServices
         do {
-            services = try await control.runIfActive {
-                try self.open(group: group, control: control, blocking: blocking, timers: timers)
+            services = try await threads.control.runIfActive {
+                try self.open(group: group, threads: threads, timers: timers)
             }
         } catch {
             await pages?.close()
@@ -184,32 +182,60 @@ public final class Broker: Service {
                     startedAt: mdc_wall_clock_ms()
                 )
             }
-            services.replicas?.start()
-            let addresses = Addresses(
-                listen: listener.address,
-                advertised: services.advertised,
-                http: pages?.address
-            )
-            if let cluster, let replicas = services.replicas { cluster.whenServing(replicas, addresses.advertised) }
-            move(to: .ready, addresses: addresses)
-            logger.info(
-                "ready",
-                metadata: [
-                    "node": "\(configuration.nodeID)", "listen": "\(addresses.listen)",
-                    "advertised": "\(addresses.advertised)",
-                    "milliseconds": "\((mdc_monotonic_ns() - startedAt) / 1_000_000)",
-                ]
-            )
-            await Self.untilShutdown()
+            do {
+                services.replicas?.start()
+                try await join(services)
+                try await listener.accept()
+                let addresses = Addresses(
+                    listen: listener.address,
+                    advertised: services.advertised,
+                    http: pages?.address
+                )
+                if let cluster, let replicas = services.replicas {
+                    cluster.whenServing(replicas, addresses.advertised)
+                }
+                move(to: .ready, addresses: addresses)
+                logger.info(
+                    "ready",
+                    metadata: [
+                        "node": "\(configuration.nodeID)", "listen": "\(addresses.listen)",
+                        "advertised": "\(addresses.advertised)",
+                        "milliseconds": "\((mdc_monotonic_ns() - startedAt) / 1_000_000)",
+                    ]
+                )
+                await Self.untilShutdown()
+            } catch is CancellationError {
+                logger.info("stopped before the node could serve")
+            }
             move(to: .stopping)
             ticker.cancel()
-            await stop(services, server, listener, blocking)
+            await stop(services, server, listener, threads)
         } catch {
+            await services.controller.quorum.stop()
+            services.controller.stop()
+            await threads.stopDisk()
             try? services.logs.close()
             await pages?.close()
             throw error
         }
         await pages?.close()
+    }
+
+    /// Takes part in the quorum, registers, and waits until the node may serve. Throws `CancellationError` where it is to
+    /// stop before that.
+    private func join(_ services: BrokerServices) async throws {
+        try await services.controller.quorum.start()
+        services.membership.start(services.advertised)
+        let result = await cancelWhenGracefulShutdown { () -> Result<Void, any Error> in
+            do {
+                try await services.membership.whenActive()
+                return .success(())
+            } catch {
+                return .failure(error)
+            }
+        }
+        try result.get()
+        services.startCoordinators()
     }
 
     /// 0.0.0.0 and :: are no addresses to connect to.
@@ -232,8 +258,7 @@ public final class Broker: Service {
     /// Opens the folder and everything in it; blocks, on the control thread.
     private func open(
         group: MultiThreadedEventLoopGroup,
-        control: NIOThreadPool,
-        blocking: NIOThreadPool,
+        threads: BrokerThreads,
         timers: HeapTimerService
     ) throws -> BrokerServices {
         let folder = try DataFolder.read(
@@ -243,62 +268,51 @@ public final class Broker: Service {
         )
         let logs = try openLogs(fileSystem)
         do {
-            let log =
-                try logs.partition(MetadataStore.topicPartition)
-                ?? logs.createPartition(
-                    MetadataStore.topicPartition,
-                    topicID: MetadataStore.topicID,
-                    settings: metadataSettings
-                )
-            try log.update(settings: metadataSettings)
-            let metadata = try MetadataStore(
-                log: log,
-                fileSystem: fileSystem,
-                snapshotBytes: configuration.metadataSnapshotBytes,
-                logger: logger
-            )
-            metadata.leftoverTopics { Set(logs.allPartitions.map(\.topicID)) }
-            let registry = PartitionRegistry()
             let live = LiveConfiguration(configuration)
+            let identity = try format(folder)
+            let (store, quorum) = try openQuorum(logs, identity, live, threads)
+            let registry = PartitionRegistry()
             let controller = Controller(
                 live: live,
-                metadata: metadata,
+                metadata: store,
+                quorum: quorum,
+                identity: identity,
                 logs: logs,
                 registry: registry,
-                thread: control,
+                thread: threads.control,
+                carrier: threads.carrier,
                 logger: logger
             )
-            do throws(Refusal) {
-                try controller.start()
-            } catch {
-                throw BrokerError(.storage, error.message)
-            }
-            let directoryID = try format(folder, metadata.image.clusterID, fileSystem)
+            controller.start()
             logs.onDurableAdvance { advanced in
                 for log in advanced { registry.partition(of: log)?.durableAdvanced() }
             }
-            let replicas = cluster.map {
-                ReplicaManager(
+            let membership = BrokerLifecycle(controller: controller, timers: timers, logger: logger)
+            var replicas: ReplicaManager?
+            if cluster != nil || configuration.voters.count > 1 {
+                replicas = ReplicaManager(
                     live: live,
                     logs: logs,
                     registry: registry,
-                    proposing: $0.proposing,
-                    directory: $0.directory,
+                    proposing: cluster?.proposing ?? membership,
+                    directory: cluster?.directory ?? membership,
                     group: group,
-                    blocking: blocking,
+                    blocking: threads.blocking,
                     logger: logger
                 )
             }
+            if cluster == nil, let replicas { controller.replicas.withLock { $0 = replicas } }
             let services = BrokerServices(
                 live: live,
                 logger: logger,
                 logs: logs,
-                metadata: metadata,
+                metadata: store,
                 partitions: registry,
                 controller: controller,
+                membership: membership,
                 timers: timers,
-                blocking: blocking,
-                directoryID: directoryID,
+                blocking: threads.blocking,
+                directoryID: identity.directoryID,
                 replicas: replicas
             )
             let groups = services.groups
@@ -308,14 +322,69 @@ public final class Broker: Service {
                 shares.topicsDeleted()
                 shareStates.topicsDeleted()
             }
-            shareStates.start()
-            groups.start()
-            services.transactions.start()
             return services
         } catch {
             try? logs.close()
             throw error
         }
+    }
+
+    /// Opens the metadata log and what drives it.
+    private func openQuorum(
+        _ logs: LogManager,
+        _ identity: DataIdentity,
+        _ live: LiveConfiguration,
+        _ threads: BrokerThreads
+    ) throws -> (MetadataStore, QuorumNode) {
+        let log =
+            try logs.partition(MetadataStore.topicPartition)
+            ?? logs.createPartition(
+                MetadataStore.topicPartition,
+                topicID: MetadataStore.topicID,
+                settings: metadataSettings
+            )
+        try log.update(settings: metadataSettings)
+        let replica = RaftReplica(node: BrokerID(configuration.nodeID), directory: identity.directoryID)
+        let others = configuration.voters.filter { $0.id != configuration.nodeID }
+        // Nodes know only each other's addresses at first; alone, there is nothing to find out.
+        let voters =
+            others.isEmpty
+            ? [replica] : configuration.voters.map { RaftReplica(node: BrokerID($0.id), directory: .zero) }
+        let quorumLog = try QuorumLog(
+            log: log,
+            fileSystem: fileSystem,
+            voters: voters,
+            thread: threads.disk,
+            now: Timestamp(mdc_wall_clock_ms()),
+            logger: logger
+        )
+        if !identity.clusterID.isEmpty, quorumLog.lastIndex == 0 {
+            throw BrokerError(
+                .dataFolder,
+                "the data folder \(configuration.dataDirectory) says cluster \(identity.clusterID), but has no metadata; "
+                    + "parts of two folders were mixed, or the folder of the metadata is lost: restore it from a backup"
+            )
+        }
+        let store = MetadataStore(image: quorumLog.startImage, index: quorumLog.snapshot.index)
+        let quorum = try QuorumNode(
+            replica: replica,
+            log: quorumLog,
+            store: store,
+            live: live,
+            eventLoop: threads.quorum,
+            leftovers: { Set(logs.allPartitions.map(\.topicID)) },
+            logger: logger
+        )
+        let members = Set(quorum.status.raft.membership.voters.map(\.node.rawValue))
+        let wanted = Set(voters.map(\.node.rawValue))
+        guard members == wanted else {
+            throw BrokerError(
+                .invalidConfiguration,
+                "the metadata in \(configuration.dataDirectory) are kept by the nodes \(members.sorted()), but "
+                    + "controller.quorum.voters names \(wanted.sorted()); start the node with the voters that it had"
+            )
+        }
+        return (store, quorum)
     }
 
     private var metadataSettings: LogSettings {
@@ -358,30 +427,17 @@ public final class Broker: Service {
         }
     }
 
-    /// Writes the identity of a new folder; checks that of an old one.
-    private func format(
-        _ folder: DataFolder?,
-        _ clusterID: String,
-        _ fileSystem: any FileSystem
-    ) throws(BrokerError) -> KafkaUUID {
-        if let folder {
-            guard folder.clusterID == clusterID else {
-                throw BrokerError(
-                    .dataFolder,
-                    "the data folder \(configuration.dataDirectory) says cluster \(folder.clusterID), its metadata "
-                        + "\(clusterID); parts of two folders were mixed"
-                )
-            }
-            return folder.directoryID
-        }
+    /// Gives a new folder its id, before anything is promised in its name.
+    private func format(_ folder: DataFolder?) throws(BrokerError) -> DataIdentity {
         var random = SystemRandomNumberGenerator()
-        let new = DataFolder(
-            clusterID: clusterID,
-            nodeID: configuration.nodeID,
-            directoryID: KafkaUUID.random(using: &random)
-        )
-        try new.write(configuration.dataDirectory, fileSystem: fileSystem)
-        return new.directoryID
+        var known =
+            folder
+            ?? DataFolder(clusterID: "", nodeID: configuration.nodeID, directoryID: .zero)
+        if known.directoryID == .zero {
+            known.directoryID = KafkaUUID.random(using: &random)
+            try known.write(configuration.dataDirectory, fileSystem: fileSystem)
+        }
+        return DataIdentity(known, path: configuration.dataDirectory, fileSystem: fileSystem)
     }
 
     // MARK: Stopping
@@ -390,8 +446,10 @@ public final class Broker: Service {
         _ services: BrokerServices,
         _ server: ServerContext,
         _ listener: Listener,
-        _ blocking: NIOThreadPool
+        _ threads: BrokerThreads
     ) async {
+        services.controller.stop()
+        await services.membership.leave()
         await listener.close()
         services.replicas?.stop()
         services.transactions.stop()
@@ -406,11 +464,13 @@ public final class Broker: Service {
             await Self.pause(milliseconds: 5)
         }
         for connection in server.allConnections { connection.close("the broker stops") }
+        await services.controller.quorum.stop()
+        await threads.stopDisk()
         let logs = services.logs
         let logger = logger
         // Not `runIfActive`: a cancelled task must close the logs too.
         await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
-            blocking.submit { _ in
+            threads.blocking.submit { _ in
                 do throws(LogError) {
                     try logs.close()
                 } catch {
@@ -442,6 +502,10 @@ public final class Broker: Service {
         case "/livez": return .init(status: .ok, body: "alive\n")
         case "/readyz":
             let state = state
+            let isActive = inner.withLock { $0.running }?.services.membership.isActive ?? false
+            if state == .ready && !isActive {
+                return .init(status: .serviceUnavailable, body: "fenced: no word from the controller\n")
+            }
             return state == .ready
                 ? .init(status: .ok, body: "ready\n") : .init(status: .serviceUnavailable, body: "\(state)\n")
         case "/metrics":
@@ -461,5 +525,36 @@ public final class Broker: Service {
             startedAt: running.startedAt
         ).add(to: &report)
         return report.page
+    }
+}
+
+/// The threads beside the event loops of clients.
+struct BrokerThreads: Sendable {
+    /// The metadata quorum's.
+    let quorum: any EventLoop
+    /// Asks for changes of the metadata, and waits.
+    let control = NIOThreadPool(numberOfThreads: 1)
+    /// Carries out changes of the metadata.
+    let carrier = NIOThreadPool(numberOfThreads: 1)
+    /// Writes the metadata log.
+    let disk = NIOThreadPool(numberOfThreads: 1)
+    /// For what blocks: cold reads, loading.
+    let blocking = NIOThreadPool(numberOfThreads: 2)
+
+    init(quorum: any EventLoop) {
+        self.quorum = quorum
+        for pool in [control, carrier, disk, blocking] { pool.start() }
+    }
+
+    /// Nothing is written or made after this.
+    func stopDisk() async {
+        try? await control.shutdownGracefully()
+        try? await carrier.shutdownGracefully()
+        try? await disk.shutdownGracefully()
+    }
+
+    func stop() async {
+        await stopDisk()
+        try? await blocking.shutdownGracefully()
     }
 }

@@ -17,6 +17,7 @@ final class BrokerServices: Sendable {
     let metadata: MetadataStore
     let partitions: PartitionRegistry
     let controller: Controller
+    let membership: BrokerLifecycle
     let timers: HeapTimerService
     /// For what blocks: cold reads, loading.
     let blocking: NIOThreadPool
@@ -41,6 +42,7 @@ final class BrokerServices: Sendable {
         metadata: MetadataStore,
         partitions: PartitionRegistry,
         controller: Controller,
+        membership: BrokerLifecycle,
         timers: HeapTimerService,
         blocking: NIOThreadPool,
         directoryID: KafkaUUID,
@@ -54,6 +56,7 @@ final class BrokerServices: Sendable {
         self.metadata = metadata
         self.partitions = partitions
         self.controller = controller
+        self.membership = membership
         self.timers = timers
         self.blocking = blocking
         self.directoryID = directoryID
@@ -118,6 +121,21 @@ final class BrokerServices: Sendable {
             default: break
             }
         }
+    }
+
+    /// The brokers that clients may connect to.
+    func liveBrokers(_ image: MetadataImage) -> [BrokerImage] {
+        image.brokers.values.filter { !$0.isFenced }.sorted { $0.id < $1.id }
+    }
+
+    /// The active controller, as far as this node knows; -1 where there is none now. Any node takes its requests.
+    var controllerID: Int32 { controller.quorum.status.leader }
+
+    /// Loads what the coordinators here keep; when the node's partitions are in service.
+    func startCoordinators() {
+        shareStates.start()
+        groups.start()
+        transactions.start()
     }
 
     /// The settings in force; a copy.
@@ -205,10 +223,9 @@ final class BrokerInternalTopics: InternalTopicAccess {
 
     func endpoint(of topic: InternalTopic, partition: Int32) -> CoordinatorEndpoint? {
         guard let image = metadata.image.topic(topic.name), image.partitions.indices.contains(Int(partition)),
-            image.partitions[Int(partition)].leader == configuration.nodeID
+            let leader = metadata.image.brokers[image.partitions[Int(partition)].leader]
         else { return nil }
-        let address = address.withLock { $0 }
-        return CoordinatorEndpoint(nodeID: configuration.nodeID, host: address.host, port: Int32(address.port))
+        return CoordinatorEndpoint(nodeID: leader.id, host: leader.host, port: leader.port)
     }
 
     private func find(_ topic: InternalTopic, _ index: Int32) throws(CoordinatorStorageError) -> Partition {

@@ -2,6 +2,7 @@
 
 import MDCLog
 import MDCModel
+import Synchronization
 
 /// The identity of a data folder: `meta.properties`, in Kafka's format.
 struct DataFolder {
@@ -42,6 +43,7 @@ struct DataFolder {
     }
 
     private static func parse(_ text: String, _ path: String) throws(BrokerError) -> DataFolder {
+        // The cluster's id is empty until the node has first heard of it.
         var values: [Substring: Substring] = [:]
         for line in text.split(whereSeparator: \.isNewline) where !line.hasPrefix("#") {
             guard let equals = line.firstIndex(of: "=") else { continue }
@@ -85,6 +87,40 @@ struct DataFolder {
             try fileSystem.syncDirectory(path)
         } catch {
             throw BrokerError(.dataFolder, "the data folder \(path) cannot be formatted", cause: error)
+        }
+    }
+}
+
+/// The identity of the folder in use: its directory id from the start, its cluster as soon as that is known.
+final class DataIdentity: Sendable {
+    private let state: Mutex<DataFolder>
+    private let path: String
+    private let fileSystem: any FileSystem
+
+    init(_ folder: DataFolder, path: String, fileSystem: any FileSystem) {
+        state = Mutex(folder)
+        self.path = path
+        self.fileSystem = fileSystem
+    }
+
+    var directoryID: KafkaUUID { state.withLock { $0.directoryID } }
+    var clusterID: String { state.withLock { $0.clusterID } }
+
+    /// Notes the cluster. Throws `.dataFolder` where the folder belongs to another.
+    func settle(_ clusterID: String) throws(BrokerError) {
+        try state.withLock { folder throws(BrokerError) in
+            if folder.clusterID == clusterID { return }
+            guard folder.clusterID.isEmpty else {
+                throw BrokerError(
+                    .dataFolder,
+                    "the data folder \(path) says cluster \(folder.clusterID), its metadata \(clusterID); parts of two "
+                        + "folders were mixed"
+                )
+            }
+            var settled = folder
+            settled.clusterID = clusterID
+            try settled.write(path, fileSystem: fileSystem)
+            folder = settled
         }
     }
 }

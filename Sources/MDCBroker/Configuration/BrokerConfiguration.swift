@@ -73,6 +73,13 @@ public struct BrokerConfiguration: Sendable {
     public var voters: [Voter] = []
     /// Where `/livez`, `/readyz` and `/metrics` are; nil for nowhere.
     public var http: HostPort? = HostPort(host: "127.0.0.1", port: 9464)
+    /// The least time without word from the quorum's leader before another is elected, in milliseconds
+    /// (`controller.quorum.election.timeout.ms`).
+    public var electionTimeoutMilliseconds: Int64 = 1_000
+    /// How long a broker may be silent before it is fenced, in milliseconds (`broker.session.timeout.ms`).
+    public var brokerSessionMilliseconds: Int64 = 3_000
+    /// Milliseconds between a broker's signs of life (`broker.heartbeat.interval.ms`).
+    public var brokerHeartbeatMilliseconds: Int64 = 500
     /// The rack of the node (`broker.rack`).
     public var rack: String?
 
@@ -290,8 +297,19 @@ public struct BrokerConfiguration: Sendable {
                 + "(\(requestMaxBytes)); raise it, so that the largest request can arrive"
         }
         if let advertise, advertise.port == 0 { return "advertised.listeners needs a port" }
-        if !voters.isEmpty && !(voters.count == 1 && voters[0].id == nodeID) {
-            return "this version runs single nodes: leave --voters out, or name this node alone"
+        if !voters.isEmpty {
+            guard voters.contains(where: { $0.id == nodeID }) else {
+                return "controller.quorum.voters does not name node \(nodeID): every node is a voter; add "
+                    + "\(nodeID)@HOST:PORT"
+            }
+            if Set(voters.map(\.id)).count != voters.count { return "controller.quorum.voters names a node twice" }
+            if voters.count > 1 && controllerListen == nil {
+                return "with several voters a node needs controller.listeners (--controller-listen HOST:PORT)"
+            }
+        }
+        if brokerSessionMilliseconds < 2 * brokerHeartbeatMilliseconds {
+            return "broker.session.timeout.ms (\(brokerSessionMilliseconds)) must be at least twice "
+                + "broker.heartbeat.interval.ms (\(brokerHeartbeatMilliseconds))"
         }
         return topicDefaults.problem
     }

@@ -391,6 +391,27 @@ public enum BrokerSettings {
             16_384...1 << 40,
             "Bytes of the metadata log after which a snapshot takes its place."
         ),
+        integer(
+            "controller.quorum.election.timeout.ms",
+            .long,
+            \.electionTimeoutMilliseconds,
+            300...600_000,
+            "Time without word from the quorum's leader before another is elected."
+        ),
+        integer(
+            "broker.session.timeout.ms",
+            .long,
+            \.brokerSessionMilliseconds,
+            500...600_000,
+            "How long a broker may be silent before it is fenced."
+        ),
+        integer(
+            "broker.heartbeat.interval.ms",
+            .long,
+            \.brokerHeartbeatMilliseconds,
+            50...60_000,
+            "Milliseconds between a broker's signs of life."
+        ),
     ]
 
     private static let groups: [BrokerSetting] = [

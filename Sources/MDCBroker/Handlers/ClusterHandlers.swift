@@ -19,20 +19,22 @@ struct DescribeClusterHandler: Sendable {
                 )
             )
         }
-        let configuration = services.configuration
-        let address = services.advertised
+        let image = services.metadata.image
+        let brokers =
+            request.includeFencedBrokers ? image.brokers.values.sorted { $0.id < $1.id } : services.liveBrokers(image)
         context.respond(
             DescribeClusterResponse(
-                clusterId: services.metadata.image.clusterID,
-                controllerId: configuration.nodeID,
-                brokers: [
+                clusterId: image.clusterID,
+                controllerId: services.controllerID,
+                brokers: brokers.map {
                     .init(
-                        brokerId: configuration.nodeID,
-                        host: address.host,
-                        port: Int32(address.port),
-                        rack: configuration.rack
+                        brokerId: $0.id,
+                        host: $0.host,
+                        port: $0.port,
+                        rack: $0.rack,
+                        isFenced: context.version >= 2 && $0.isFenced
                     )
-                ],
+                },
                 clusterAuthorizedOperations: request.includeClusterAuthorizedOperations
                     ? MetadataHandler.clusterOperations : Int32.min
             )

@@ -42,14 +42,12 @@ struct MetadataHandler: Sendable {
         refusals: [String: ErrorCode]
     ) {
         let image = services.metadata.image
-        let node = services.configuration.nodeID
-        let address = services.advertised
         var response = MetadataResponse(
-            brokers: [
-                .init(nodeId: node, host: address.host, port: Int32(address.port), rack: services.configuration.rack)
-            ],
+            brokers: services.liveBrokers(image).map {
+                .init(nodeId: $0.id, host: $0.host, port: $0.port, rack: $0.rack)
+            },
             clusterId: image.clusterID,
-            controllerId: node
+            controllerId: services.controllerID
         )
         if let wanted {
             response.topics = wanted.map { entry in find(entry, image, refusals, context.version) }
@@ -96,6 +94,7 @@ struct MetadataHandler: Sendable {
             isInternal: topic.isInternal,
             partitions: topic.partitions.enumerated().map { index, partition in
                 .init(
+                    errorCode: (partition.leader == -1 ? ErrorCode.leaderNotAvailable : .none).rawValue,
                     partitionIndex: Int32(index),
                     leaderId: partition.leader,
                     leaderEpoch: partition.leaderEpoch,
@@ -146,12 +145,13 @@ struct DescribeTopicPartitionsHandler: Sendable {
                     isInternal: topic.isInternal,
                     partitions: shown.map { index, partition in
                         .init(
+                            errorCode: (partition.leader == -1 ? ErrorCode.leaderNotAvailable : .none).rawValue,
                             partitionIndex: Int32(index),
                             leaderId: partition.leader,
                             leaderEpoch: partition.leaderEpoch,
                             replicaNodes: partition.replicas,
                             isrNodes: partition.isr,
-                            eligibleLeaderReplicas: [],
+                            eligibleLeaderReplicas: partition.elr,
                             lastKnownElr: []
                         )
                     },

@@ -102,7 +102,8 @@ struct MetricsCollector {
             "Size of the file system of a data folder.",
             series: directories.map { ([("directory", $0.path)], String($0.totalBytes ?? 0)) }
         )
-        let sizes = services.metadata.sizes
+        let status = services.controller.quorum.status
+        let sizes = (snapshot: status.snapshotBytes, log: status.logBytes)
         report.add(
             "mdc_metadata_snapshot_bytes",
             "gauge",
@@ -110,6 +111,7 @@ struct MetricsCollector {
             sizes.snapshot
         )
         report.add("mdc_metadata_log_bytes", "gauge", "Bytes of changes of the metadata since then.", sizes.log)
+        addQuorum(status, &report)
         report.add("mdc_topics", "gauge", "Topics.", services.metadata.image.topics.count)
         let partitions = services.partitions.all
         report.add("mdc_partitions", "gauge", "Partitions led by this node.", partitions.count)
@@ -183,8 +185,34 @@ struct MetricsCollector {
 
     // MARK: Replication
 
+    private func addQuorum(_ status: QuorumNode.Status, _ report: inout MetricsReport) {
+        let brokers = services.metadata.image.brokers.values
+        report.add(
+            "mdc_quorum_leader",
+            "gauge",
+            "The node that leads the metadata quorum; -1 for none.",
+            Int(status.leader)
+        )
+        report.add("mdc_quorum_epoch", "gauge", "The epoch of the metadata quorum.", status.epoch)
+        report.add(
+            "mdc_quorum_committed_index",
+            "gauge",
+            "Changes of the metadata that are committed.",
+            status.committed
+        )
+        report.add(
+            "mdc_active_controller",
+            "gauge",
+            "Whether this node is the active controller.",
+            status.isActiveController ? 1 : 0
+        )
+        report.add("mdc_brokers", "gauge", "Brokers that have registered.", brokers.count)
+        report.add("mdc_brokers_fenced", "gauge", "Brokers that are fenced.", brokers.count { $0.isFenced })
+    }
+
     private func addReplication(_ report: inout MetricsReport) {
-        guard let figures = services.replicas?.figures else { return }
+        // A node that is alone has none.
+        let figures = services.replicas?.figures ?? ReplicaManager.Figures()
         report.add("mdc_replica_leaders", "gauge", "Partitions that this node leads.", figures.leaders)
         report.add("mdc_replica_followers", "gauge", "Partitions that this node copies.", figures.followers)
         report.add(

@@ -4,7 +4,7 @@ import Logging
 import MDCLog
 import MDCModel
 
-/// Settings that are changed while the node runs; all on the control thread.
+/// Settings that are changed while the node runs; asked for on the control thread.
 extension Controller {
     /// Sets or (nil) removes settings of a resource.
     func configure(_ resource: ConfigResource, _ changes: [String: String?], validateOnly: Bool) throws(Refusal) {
@@ -27,10 +27,6 @@ extension Controller {
         case .broker(let id): return image.brokerConfigs[id] ?? [:]
         case .group(let name): return image.groupConfigs[name] ?? [:]
         }
-    }
-
-    private func changed(_ resource: ConfigResource, _ changes: [String: String?]) -> [MetadataRecord] {
-        changes.sorted { $0.key < $1.key }.map { .configChanged(resource, key: $0.key, value: $0.value) }
     }
 
     private func merged(_ old: [String: String], _ changes: [String: String?]) -> [String: String] {
@@ -60,12 +56,10 @@ extension Controller {
         var shared = image.brokerConfigs[nil] ?? [:]
         var own = image.brokerConfigs[node] ?? [:]
         if id == nil { shared = merged(shared, changes) } else { own = merged(own, changes) }
-        let (configuration, problems) = live.resolved(shared: shared, own: own)
+        let (_, problems) = live.resolved(shared: shared, own: own)
         if let problem = problems.first { throw Refusal(code: .invalidConfig, message: problem) }
         if validateOnly { return }
-        try commit(changed(.broker(id), changes))
-        live.put(configuration)
-        putIntoForce(configuration)
+        try perform(.configure(.broker(id), changes))
     }
 
     /// Puts what the metadata say of this node's settings into force, before its topics are served.
@@ -83,24 +77,27 @@ extension Controller {
     }
 
     /// Gives every topic the defaults of now.
-    private func putIntoForce(_ configuration: BrokerConfiguration) {
+    func putIntoForce(_ configuration: BrokerConfiguration) {
         quotas.update(metadata.image.quotas, window: quotaWindow)
-        for topic in metadata.image.topics.values {
-            let settings = TopicSettings.settings(topic.configs, defaults: configuration.topicDefaults)
-            let minInSync = minInSync(topic.configs)
-            for index in topic.partitions.indices {
-                guard case .found(let partition) = registry.find(name: topic.name, partition: Int32(index)) else {
-                    continue
-                }
-                partition.minInSync = minInSync
-                do throws(LogError) {
-                    try partition.log.update(settings: settings)
-                } catch {
-                    logger.warning(
-                        "a partition keeps its settings",
-                        metadata: ["partition": "\(partition.topicPartition)", "reason": "\(error.message)"]
-                    )
-                }
+        for topic in metadata.image.topics.values { putIntoForce(topic, configuration) }
+    }
+
+    /// Gives a topic's partitions here the settings of now.
+    func putIntoForce(_ topic: TopicImage, _ configuration: BrokerConfiguration) {
+        let settings = TopicSettings.settings(topic.configs, defaults: configuration.topicDefaults)
+        let minInSync = minInSync(topic)
+        for index in topic.partitions.indices {
+            guard case .found(let partition) = registry.find(name: topic.name, partition: Int32(index)) else {
+                continue
+            }
+            partition.minInSync = minInSync
+            do throws(LogError) {
+                try partition.log.update(settings: settings)
+            } catch {
+                logger.warning(
+                    "a partition keeps its settings",
+                    metadata: ["partition": "\(partition.topicPartition)", "reason": "\(error.message)"]
+                )
             }
         }
     }
@@ -109,14 +106,6 @@ extension Controller {
 
     /// Why the node's policies refuse a topic; nil where they allow it.
     func policyProblem(_ name: String, partitions: Int) -> String? {
-        let configuration = live.current
-        if partitions > Int(configuration.policyMaxPartitions) {
-            return "\(partitions) partitions; topic.policy.max.partitions allows \(configuration.policyMaxPartitions)"
-        }
-        let pattern = configuration.policyNamePattern
-        if !pattern.isEmpty, TopicPattern(pattern)?.matches(name) != true {
-            return "the name \(name) does not match topic.policy.name.pattern, \(pattern)"
-        }
-        return nil
+        live.current.policyProblem(name, partitions: partitions)
     }
 }

@@ -10,7 +10,7 @@ extension Controller {
         _ changes: [(key: String, value: Double?)],
         validateOnly: Bool
     ) throws(Refusal) {
-        var records: [MetadataRecord] = []
+        var wanted: [QuotaKey: Double?] = [:]
         var seen: Set<String> = []
         for (name, value) in changes {
             guard seen.insert(name).inserted else {
@@ -22,11 +22,10 @@ extension Controller {
             guard let key = QuotaKey(rawValue: name) else { continue }
             // What is removed and was not there changes nothing.
             if value == nil && metadata.image.quotas.entries[entity]?[key] == nil { continue }
-            records.append(.quotaChanged(entity, key, value: value))
+            wanted[key] = .some(value)
         }
         if validateOnly { return }
-        try commit(records)
-        quotas.update(metadata.image.quotas, window: quotaWindow)
+        if !wanted.isEmpty { try perform(.alterQuotas(entity, wanted)) }
     }
 
     /// Asks the quota of changes of topics for `count` partitions; from any thread. Versions that know the error are refused

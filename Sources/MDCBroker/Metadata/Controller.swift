@@ -4,6 +4,7 @@ import CMDCSystem
 import Logging
 import MDCLog
 import MDCModel
+import NIOConcurrencyHelpers
 import NIOCore
 import NIOPosix
 import Synchronization
@@ -26,36 +27,73 @@ struct Refusal: Error, Equatable {
     var message: String
 }
 
-/// Makes changes of the metadata, one at a time, on a thread of its own, and carries them out on this node.
+/// This node's side of the metadata: asks the active controller for changes, one at a time on a thread of its own, and
+/// carries out what is committed on another.
 final class Controller: Sendable {
+    /// How far committed changes are carried out here, and who waits for more.
+    private struct Progress: Sendable {
+        var index: Int64 = 0
+        var waiters: [(index: Int64, done: @Sendable () -> Void)] = []
+        /// Topics that this node could not make the logs of.
+        var failures: [TopicID: LogError] = [:]
+        /// Whether what this node leads in this run is in service.
+        var isCurrent = false
+        var fatal: BrokerError?
+        /// Whether clients are served.
+        var isServing = false
+    }
+
     let metadata: MetadataStore
+    let quorum: QuorumNode
     /// What clients may use; follows the metadata.
     let quotas = QuotaManager()
     /// The node's settings.
     let live: LiveConfiguration
-    private let logs: LogManager
+    let logs: LogManager
     let registry: PartitionRegistry
     let logger: Logger
+    /// Of this run of the node.
+    let incarnation: KafkaUUID
+    let identity: DataIdentity
     private let thread: NIOThreadPool
-    private let onDeleted = Mutex<(@Sendable ([String]) -> Void)?>(nil)
+    private let carrier: NIOThreadPool
+    private let progress = Mutex(Progress())
+    private let isStopping = Atomic(false)
+    let onDeleted = Mutex<(@Sendable ([String]) -> Void)?>(nil)
+    let onLeadership = Mutex<(@Sendable (MetadataImage) -> Void)?>(nil)
+    /// Who carries out what the metadata say of partitions; without it, this node serves what it leads, alone.
+    let replicas = Mutex<(any ReplicaApplying)?>(nil)
     /// Producer ids that are reserved and not given out.
     private let producerIDs = Mutex<Range<Int64>>(0..<0)
     private static let producerIDBlock: Int64 = 1000
+    /// How long a change waits for a quorum.
+    private static let patience: UInt64 = 10_000_000_000
 
+    /// - Parameters:
+    ///   - thread: where changes are asked for.
+    ///   - carrier: where they are carried out; it may wait for the disk.
     init(
         live: LiveConfiguration,
         metadata: MetadataStore,
+        quorum: QuorumNode,
+        identity: DataIdentity,
         logs: LogManager,
         registry: PartitionRegistry,
         thread: NIOThreadPool,
+        carrier: NIOThreadPool,
         logger: Logger
     ) {
         self.live = live
         self.metadata = metadata
+        self.quorum = quorum
+        self.identity = identity
         self.logs = logs
         self.registry = registry
         self.thread = thread
+        self.carrier = carrier
         self.logger = logger
+        var random = SystemRandomNumberGenerator()
+        incarnation = KafkaUUID.random(using: &random)
     }
 
     /// Runs `body` on the control thread, after what was given to it before.
@@ -66,343 +104,141 @@ final class Controller: Sendable {
     /// Sets what is told the names of deleted topics.
     func whenDeleted(_ handler: @escaping @Sendable ([String]) -> Void) { onDeleted.withLock { $0 = handler } }
 
-    private var configuration: BrokerConfiguration { live.current }
+    /// Sets what is told that leaderships may have changed.
+    func whenLeadershipChanges(_ handler: @escaping @Sendable (MetadataImage) -> Void) {
+        onLeadership.withLock { $0 = handler }
+    }
+
+    var configuration: BrokerConfiguration { live.current }
 
     /// Seconds of a quota that may be used at once.
     var quotaWindow: Double { Double(configuration.quotaWindowSeconds) }
 
-    private func now() -> Timestamp { Timestamp(mdc_wall_clock_ms()) }
+    // MARK: Changes
 
-    func commit(_ records: [MetadataRecord]) throws(Refusal) {
-        do throws(BrokerError) {
-            try metadata.commit(records, now: now())
-            registry.note(metadata.image)
-        } catch {
-            logger.error("metadata was not written", metadata: ["error": "\(error)"])
-            throw Refusal(code: .kafkaStorageError, message: error.description)
+    /// Asks the active controller and waits until the change is carried out here; on the control thread. While there is no
+    /// controller it asks again, for a while.
+    @discardableResult
+    func perform(_ change: ControllerChange) throws(Refusal) -> Int64 {
+        let deadline = mdc_monotonic_ns() + Self.patience
+        while true {
+            switch ask(change) {
+            case .done(let index, let value):
+                waitUntilCarriedOut(index)
+                return value
+            case .refused(let refusal):
+                let mayTryAgain = refusal.code == .notController || refusal.code == .requestTimedOut
+                guard mayTryAgain, mdc_monotonic_ns() < deadline, !isStopping.load(ordering: .relaxed) else {
+                    throw refusal
+                }
+                // Nobody sets it: a pause.
+                if ConditionLock(value: 0).lock(whenValue: 1, timeoutSeconds: 0.02) { return 0 }
+            }
         }
     }
 
-    // MARK: Starting
+    private func ask(_ change: ControllerChange) -> QuorumAnswer {
+        let done = ConditionLock<Int>(value: 0)
+        let answer = Mutex<QuorumAnswer?>(nil)
+        quorum.submit(change) { result in
+            answer.withLock { $0 = result }
+            done.lock()
+            done.unlock(withValue: 1)
+        }
+        guard done.lock(whenValue: 1, timeoutSeconds: 10) else {
+            return .refused(Refusal(code: .requestTimedOut, message: "no quorum agreed in time; try again"))
+        }
+        done.unlock()
+        return answer.withLock { $0 }
+            ?? .refused(Refusal(code: .requestTimedOut, message: "no quorum agreed in time; try again"))
+    }
 
-    /// Begins this node's run and puts its partitions into service.
-    func start() throws(Refusal) {
+    private func waitUntilCarriedOut(_ index: Int64) {
+        let done = ConditionLock<Int>(value: 0)
+        whenCarriedOut(index) {
+            done.lock()
+            done.unlock(withValue: 1)
+        }
+        if done.lock(whenValue: 1, timeoutSeconds: 30) { done.unlock() }
+    }
+
+    /// Calls `done` when everything up to `index` is carried out on this node; at once, or from its thread.
+    func whenCarriedOut(_ index: Int64, _ done: @escaping @Sendable () -> Void) {
+        let isNow = progress.withLock { progress -> Bool in
+            if progress.index >= index { return true }
+            progress.waiters.append((index, done))
+            return false
+        }
+        if isNow { done() }
+    }
+
+    /// What the controller would make of a change now. Nothing is changed.
+    func preview(_ change: ControllerChange) throws(Refusal) -> MetadataImage {
+        var state = ControllerState(image: metadata.image, node: live.started.nodeID, sessionMilliseconds: 1, now: 0)
+        _ = try state.perform(change, configuration, now: 0)
+        return state.image
+    }
+
+    /// Asks for nothing any more.
+    func stop() { isStopping.store(true, ordering: .relaxed) }
+
+    // MARK: Carrying out
+
+    /// Follows the metadata from now on.
+    func start() {
         restoreConfiguration()
-        var records: [MetadataRecord] = []
         let image = metadata.image
-        if image.clusterID.isEmpty {
-            var random = SystemRandomNumberGenerator()
-            records.append(.clusterCreated(id: KafkaUUID.random(using: &random).description))
-        }
-        let node = configuration.nodeID
-        records.append(.nodeStarted(id: node, brokerEpoch: (image.brokerEpochs[node] ?? -1) + 1))
-        try commit(records)
-        let started = metadata.image
-        quotas.update(started.quotas, window: quotaWindow)
-        removeLeftovers(started)
-        for topic in started.topics.values {
-            do throws(LogError) {
-                try serve(topic, from: 0)
+        quotas.update(image.quotas, window: quotaWindow)
+        registry.note(image)
+        metadata.onChange { delta in self.carrier.submit { _ in self.carryOut(delta) } }
+    }
+
+    private func carryOut(_ delta: MetadataStore.Delta) {
+        if !delta.image.clusterID.isEmpty {
+            do throws(BrokerError) {
+                try identity.settle(delta.image.clusterID)
             } catch {
-                throw Refusal(code: .kafkaStorageError, message: "\(topic.name): \(error)")
+                logger.critical("the node does not serve", metadata: ["error": "\(error)"])
+                progress.withLock { $0.fatal = error }
+                return
             }
         }
-    }
-
-    /// Removes the folders of topics that were deleted when the node stopped; others that nobody knows are left alone.
-    private func removeLeftovers(_ image: MetadataImage) {
-        for log in logs.allPartitions where log.topicPartition != MetadataStore.topicPartition {
-            if image.topic(log.topicPartition.topic)?.id == log.topicID { continue }
-            if image.deleted.contains(log.topicID) {
-                do throws(LogError) {
-                    try logs.deletePartition(log.topicPartition)
-                } catch {
-                    logger.warning("a deleted topic's folder stays", metadata: ["error": "\(error)"])
-                }
-            } else {
-                logger.warning(
-                    "the data folder has a partition of no known topic; it is left alone",
-                    metadata: ["partition": "\(log.topicPartition)"]
-                )
-            }
+        let isCurrent = delta.image.brokers[configuration.nodeID]?.incarnation == incarnation
+        let isFirst = progress.withLock { progress -> Bool in
+            defer { progress.isCurrent = isCurrent }
+            return isCurrent && !progress.isCurrent
         }
-    }
-
-    /// Removes an empty folder without a topic's id: the node was killed between making the folder and writing the id.
-    /// The metadata has the topic since before that, so the folder is made anew.
-    private func removeUnfinished(_ name: TopicPartition) throws(LogError) {
-        guard let log = logs.partition(name), log.topicID == .zero, log.logEndOffset == 0 else { return }
-        logger.info("a folder whose creation was interrupted is made anew", metadata: ["partition": "\(name)"])
-        try logs.deletePartition(name)
-    }
-
-    /// Opens or makes the logs of a topic's partitions from `first` on and puts them into service.
-    private func serve(_ topic: TopicImage, from first: Int) throws(LogError) {
-        let settings = TopicSettings.settings(topic.configs, defaults: configuration.topicDefaults)
-        var partitions: [Partition] = []
-        for (index, image) in topic.partitions.enumerated().dropFirst(first) {
-            guard image.leader == configuration.nodeID else { continue }
-            let name = TopicPartition(topic: topic.name, partition: PartitionID(Int32(index)))
-            let log: PartitionLog
-            try removeUnfinished(name)
-            if let known = logs.partition(name) {
-                guard known.topicID == topic.id else {
-                    throw LogError(
-                        .inconsistentTopicID,
-                        "the folder \(name) holds another topic of that name; move it away"
-                    )
-                }
-                log = known
-                try log.update(settings: settings)
-            } else {
-                log = try logs.createPartition(name, topicID: topic.id, settings: settings)
-            }
-            log.beginEpoch(LeaderEpoch(image.leaderEpoch))
-            partitions.append(
-                Partition(
-                    topicPartition: name,
-                    topicID: topic.id,
-                    log: log,
-                    leader: image.leader,
-                    leaderEpoch: LeaderEpoch(image.leaderEpoch),
-                    minInSync: minInSync(topic.configs)
-                )
-            )
-        }
-        registry.add(partitions)
-    }
-
-    func minInSync(_ configs: [String: String]) -> Int32 {
-        configs["min.insync.replicas"].flatMap { Int32($0) } ?? configuration.minInSyncReplicas
-    }
-
-    // MARK: Topics
-
-    /// Why a name cannot be a topic's; nil where it can.
-    static func nameProblem(_ name: String) -> String? {
-        if name.isEmpty { return "the topic's name is empty" }
-        if name == "." || name == ".." { return "the topic's name cannot be \(name)" }
-        if name.utf8.count > 249 {
-            return "the topic's name has \(name.utf8.count) characters; at most 249 are possible"
-        }
-        let isLegal = name.utf8.allSatisfy { byte in
-            (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte) || byte == 45
-                || byte == 46 || byte == 95
-        }
-        return isLegal ? nil : "the topic's name \(name) is illegal: use a-z, A-Z, 0-9, . _ and - only"
-    }
-
-    /// Makes a topic; on the control thread.
-    func create(_ new: NewTopic, validateOnly: Bool, isInternal: Bool = false) -> Result<TopicImage, Refusal> {
-        do throws(Refusal) {
-            let topic = try check(new, isInternal: isInternal)
-            if validateOnly { return .success(topic) }
-            try commit([
-                .topicCreated(
-                    name: topic.name,
-                    id: topic.id,
-                    replicas: topic.partitions.map(\.replicas),
-                    configs: topic.configs
-                )
-            ])
-            do throws(LogError) {
-                try serve(topic, from: 0)
-            } catch {
-                try commit([.topicDeleted(id: topic.id)])
-                throw Refusal(code: error.kafkaError, message: error.message)
-            }
-            logger.info(
-                "topic created",
-                metadata: ["topic": "\(topic.name)", "id": "\(topic.id)", "partitions": "\(topic.partitions.count)"]
-            )
-            return .success(topic)
-        } catch {
-            return .failure(error)
-        }
-    }
-
-    private func check(_ new: NewTopic, isInternal: Bool) throws(Refusal) -> TopicImage {
-        if let problem = Self.nameProblem(new.name) { throw Refusal(code: .invalidTopicException, message: problem) }
-        if !isInternal
-            && (new.name == MetadataStore.topicPartition.topic || InternalTopic.all.contains { $0.name == new.name })
-        {
-            throw Refusal(code: .invalidTopicException, message: "\(new.name) is kept for the broker")
-        }
-        let image = metadata.image
-        if image.topic(new.name) != nil {
-            throw Refusal(code: .topicAlreadyExists, message: "the topic \(new.name) exists already")
-        }
-        // Names that differ in . and _ alone would collide in metrics.
-        let folded = String(new.name.map { $0 == "." ? "_" : $0 })
-        if folded.contains("_"),
-            let other = image.topics.keys.first(where: { String($0.map { $0 == "." ? "_" : $0 }) == folded })
-        {
-            throw Refusal(
-                code: .invalidTopicException,
-                message: "the name \(new.name) collides with \(other): . and _ count as one"
-            )
-        }
-        if let problem = TopicSettings.problem(new.configs, defaults: configuration.topicDefaults) {
-            throw Refusal(code: .invalidConfig, message: problem)
-        }
-        let replicas = try replicas(of: new)
-        if !isInternal, let problem = policyProblem(new.name, partitions: replicas.count) {
-            throw Refusal(code: .policyViolation, message: problem)
-        }
-        var random = SystemRandomNumberGenerator()
-        return TopicImage(
-            name: new.name,
-            id: TopicID.random(using: &random),
-            partitions: replicas.map { PartitionImage(replicas: $0, isr: $0, leader: $0[0]) },
-            configs: new.configs
-        )
-    }
-
-    private func replicas(of new: NewTopic) throws(Refusal) -> [[Int32]] {
-        let node = configuration.nodeID
-        if !new.assignments.isEmpty {
-            guard new.partitions == -1, new.replicationFactor == -1 else {
-                throw Refusal(
-                    code: .invalidRequest,
-                    message: "give either an assignment, or counts of partitions and replicas"
-                )
-            }
-            for index in 0..<Int32(new.assignments.count) {
-                guard let nodes = new.assignments[index] else {
-                    throw Refusal(
-                        code: .invalidReplicaAssignment,
-                        message: "the assignment has no partition \(index); number them from 0"
-                    )
-                }
-                guard nodes == [node] else {
-                    throw Refusal(
-                        code: .invalidReplicaAssignment,
-                        message: "partition \(index) must be on node \(node), the only one"
-                    )
+        registry.note(delta.image)
+        settle(delta)
+        if isFirst { removeLeftovers(delta.image) }
+        // What this node led in an earlier run it does not lead in this one, until it is told so (trap 7).
+        if isCurrent {
+            let failures = serve(delta, all: isFirst)
+            progress.withLock { progress in
+                progress.failures.merge(failures) { _, new in new }
+                // What cannot be opened at the start is for the operator to see, before anybody is served.
+                if !progress.isServing, let failure = failures.values.first {
+                    progress.fatal = BrokerError(.storage, failure.message, cause: failure)
                 }
             }
-            return Array(repeating: [node], count: new.assignments.count)
         }
-        let count = new.partitions == -1 ? configuration.defaultPartitions : new.partitions
-        guard (1...10_000).contains(count) else {
-            throw Refusal(code: .invalidPartitions, message: "\(count) partitions; a topic has 1 to 10000")
+        let ready = progress.withLock { progress -> [@Sendable () -> Void] in
+            progress.index = max(progress.index, delta.index)
+            let ready = progress.waiters.filter { $0.index <= delta.index }.map(\.done)
+            if !ready.isEmpty { progress.waiters.removeAll { $0.index <= delta.index } }
+            return ready
         }
-        let factor =
-            new.replicationFactor == -1 ? max(1, min(configuration.defaultReplicationFactor, 1)) : new.replicationFactor
-        guard factor == 1 else {
-            throw Refusal(
-                code: .invalidReplicationFactor,
-                message: "the replication factor is \(factor), but the cluster has 1 node; use 1 or -1"
-            )
-        }
-        return Array(repeating: [node], count: Int(count))
+        for done in ready { done() }
     }
 
-    /// Deletes a topic; on the control thread.
-    func delete(_ topic: TopicImage) throws(Refusal) {
-        guard configuration.deleteTopicsEnabled else {
-            throw Refusal(code: .topicDeletionDisabled, message: "delete.topic.enable is false")
-        }
-        if topic.isInternal {
-            throw Refusal(code: .invalidTopicException, message: "\(topic.name) is kept for the broker")
-        }
-        try commit([.topicDeleted(id: topic.id)])
-        for partition in registry.remove(id: topic.id) {
-            do throws(LogError) {
-                try logs.deletePartition(partition.topicPartition)
-            } catch {
-                logger.warning("a deleted topic's folder stays until the next start", metadata: ["error": "\(error)"])
-            }
-        }
-        onDeleted.withLock { $0 }?([topic.name])
-        logger.info("topic deleted", metadata: ["topic": "\(topic.name)", "id": "\(topic.id)"])
-    }
+    /// The node serves clients from now on.
+    func beginServing() { progress.withLock { $0.isServing = true } }
 
-    /// Raises the number of a topic's partitions; on the control thread.
-    func grow(_ name: String, to count: Int32, assignments: [[Int32]]?, validateOnly: Bool) throws(Refusal) {
-        guard let topic = metadata.image.topic(name) else {
-            throw Refusal(code: .unknownTopicOrPartition, message: "there is no topic \(name)")
-        }
-        let current = topic.partitions.count
-        guard count > current, count <= 10_000 else {
-            throw Refusal(
-                code: .invalidPartitions,
-                message: "\(name) has \(current) partitions; the new count must be more, and at most 10000"
-            )
-        }
-        let added = Int(count) - current
-        if topic.isInternal { throw Refusal(code: .invalidTopicException, message: "\(name) is kept for the broker") }
-        if let problem = policyProblem(name, partitions: Int(count)) {
-            throw Refusal(code: .policyViolation, message: problem)
-        }
-        if let assignments {
-            guard assignments.count == added, assignments.allSatisfy({ $0 == [configuration.nodeID] }) else {
-                throw Refusal(
-                    code: .invalidReplicaAssignment,
-                    message: "\(added) assignments to node \(configuration.nodeID) alone are expected"
-                )
-            }
-        }
-        if validateOnly { return }
-        try commit([
-            .partitionsAdded(id: topic.id, replicas: Array(repeating: [configuration.nodeID], count: added))
-        ])
-        guard let grown = metadata.image.topic(name) else { return }
-        do throws(LogError) {
-            try serve(grown, from: current)
-        } catch {
-            throw Refusal(code: error.kafkaError, message: error.message)
-        }
-    }
+    /// Why this node must not go on; nil where all is well.
+    var fatalError: BrokerError? { progress.withLock { $0.fatal } }
 
-    /// Sets or (nil) removes overrides of a topic's settings; on the control thread.
-    func configure(_ name: String, _ changes: [String: String?], validateOnly: Bool) throws(Refusal) {
-        guard let topic = metadata.image.topic(name) else {
-            throw Refusal(code: .unknownTopicOrPartition, message: "there is no topic \(name)")
-        }
-        var configs = topic.configs
-        for (key, value) in changes { configs[key] = value }
-        for key in changes.keys where TopicSettings.byName[key] == nil {
-            let near = Spelling.nearest(to: key, among: TopicSettings.byName.keys).map { "; did you mean \($0)?" } ?? ""
-            throw Refusal(code: .invalidConfig, message: "there is no topic setting \(key)\(near)")
-        }
-        if let problem = TopicSettings.problem(configs, defaults: configuration.topicDefaults) {
-            throw Refusal(code: .invalidConfig, message: problem)
-        }
-        if validateOnly { return }
-        try commit(
-            changes.sorted { $0.key < $1.key }.map { .configChanged(.topic(name), key: $0.key, value: $0.value) }
-        )
-        let settings = TopicSettings.settings(configs, defaults: configuration.topicDefaults)
-        for index in topic.partitions.indices {
-            guard case .found(let partition) = registry.find(name: name, partition: Int32(index)) else { continue }
-            partition.minInSync = minInSync(configs)
-            do throws(LogError) {
-                try partition.log.update(settings: settings)
-            } catch {
-                throw Refusal(code: .invalidConfig, message: error.message)
-            }
-        }
-    }
-
-    /// Changes the settings of a group, which need not exist.
-    func configure(group: String, _ changes: [String: String?], validateOnly: Bool) throws(Refusal) {
-        if group.isEmpty { throw Refusal(code: .invalidRequest, message: "name the group") }
-        for (key, value) in changes {
-            guard let setting = GroupConfigSettings.byName[key] else {
-                let near = Spelling.nearest(to: key, among: GroupConfigSettings.byName.keys)
-                let hint = near.map { "; did you mean \($0)?" } ?? ""
-                throw Refusal(code: .invalidConfig, message: "there is no group setting \(key)\(hint)")
-            }
-            if let value, let problem = setting.problem(configuration, value) {
-                throw Refusal(code: .invalidConfig, message: "\(key)=\(value): \(problem)")
-            }
-        }
-        if validateOnly { return }
-        try commit(
-            changes.sorted { $0.key < $1.key }.map { .configChanged(.group(group), key: $0.key, value: $0.value) }
-        )
-    }
+    /// Why the logs of a topic could not be made here; said once.
+    func takeFailure(of id: TopicID) -> LogError? { progress.withLock { $0.failures.removeValue(forKey: id) } }
 
     // MARK: Producer ids
 
@@ -412,10 +248,8 @@ final class Controller: Sendable {
         run { controller in
             do throws(Refusal) {
                 if let id = controller.takeProducerID() { return done(.success(id)) }
-                let first = controller.metadata.image.nextProducerID
-                let next = first + Self.producerIDBlock
-                try controller.commit([.producerIDsReserved(next: next)])
-                controller.producerIDs.withLock { $0 = first + 1..<next }
+                let first = try controller.perform(.reserveProducerIDs(count: Self.producerIDBlock))
+                controller.producerIDs.withLock { $0 = first + 1..<first + Self.producerIDBlock }
                 done(.success(first))
             } catch {
                 done(.failure(error))

@@ -34,6 +34,8 @@ struct PartitionAlteration: Equatable, Sendable {
     var leaderEpoch: Int32
     var partitionEpoch: Int32
     var isr: [Int32]
+    /// The runs of the members whose progress the leader has seen, in the same order; -1 where it has seen none.
+    var epochs: [Int64]
     var node: Int32
     var brokerEpoch: Int64
 }
@@ -235,6 +237,7 @@ extension PartitionAlteration {
         writer.integer(leaderEpoch)
         writer.integer(partitionEpoch)
         try writer.array("isr", isr, flexible: true)
+        try writer.array("epochs", epochs, flexible: true)
         writer.integer(node)
         writer.integer(brokerEpoch)
     }
@@ -245,6 +248,7 @@ extension PartitionAlteration {
         leaderEpoch = try reader.integer("leaderEpoch")
         partitionEpoch = try reader.integer("partitionEpoch")
         isr = try reader.array("isr", of: Int32.self, flexible: true)
+        epochs = try reader.array("epochs", of: Int64.self, flexible: true)
         node = try reader.integer("node")
         brokerEpoch = try reader.integer("brokerEpoch")
     }

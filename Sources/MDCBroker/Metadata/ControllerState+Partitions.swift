@@ -39,6 +39,12 @@ extension ControllerState {
         if let fenced = change.isr.first(where: { !image.isActive($0) }) {
             throw Refusal(code: .ineligibleReplica, message: "node \(fenced) is fenced and cannot be in sync")
         }
+        for (member, epoch) in zip(change.isr, change.epochs) where epoch >= 0 && !now.isr.contains(member) {
+            // Who has been started since may have lost what it had (KIP-903).
+            guard image.brokers[member]?.epoch == epoch else {
+                throw Refusal(code: .ineligibleReplica, message: "node \(member) has registered anew since")
+            }
+        }
         var next = now
         next.partitionEpoch += 1
         next.isr = now.replicas.filter { change.isr.contains($0) }

@@ -18,13 +18,16 @@ struct ControllerState {
     /// When each broker that is not fenced will be, unless it is heard from, in milliseconds of the controller's clock.
     private(set) var leases: [Int32: Int64] = [:]
     private let sessionMilliseconds: Int64
+    /// The node that decides: while it does so, it is not gone, however busy it is.
+    private let node: Int32
     private var nextBalance: Int64
     private static let balanceMilliseconds: Int64 = 3_000
     private static let balanceLimit = 1_000
 
     /// Begins with what is committed; every broker gets a whole lease.
-    init(image: MetadataImage, sessionMilliseconds: Int64, now: Int64) {
+    init(image: MetadataImage, node: Int32, sessionMilliseconds: Int64, now: Int64) {
         self.image = image
+        self.node = node
         self.sessionMilliseconds = sessionMilliseconds
         nextBalance = now + Self.balanceMilliseconds
         for broker in image.brokers.values where !broker.isFenced { leases[broker.id] = now + sessionMilliseconds }
@@ -93,7 +96,7 @@ struct ControllerState {
     /// Fences who was not heard from, and gives leaderships back to preferred replicas; a little at a time.
     mutating func tick(now: Int64) -> [MetadataRecord] {
         var records: [MetadataRecord] = []
-        for (id, deadline) in leases.sorted(by: { $0.key < $1.key }) where deadline <= now {
+        for (id, deadline) in leases.sorted(by: { $0.key < $1.key }) where deadline <= now && id != node {
             records += fence(id)
         }
         apply(records)

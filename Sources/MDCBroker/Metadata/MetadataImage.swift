@@ -35,7 +35,6 @@ extension PartitionImage {
         if losingData { elr.removeAll { $0 == node } }
         if leader == node {
             leader = -1
-            leaderEpoch += 1
             elect { $0 != node && isActive($0) }
         }
         if self != before { partitionEpoch = before.partitionEpoch + 1 }

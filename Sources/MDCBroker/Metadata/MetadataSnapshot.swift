@@ -14,13 +14,17 @@ struct MetadataSnapshot {
         var name: String
         /// The first offset that the snapshot does not cover.
         var end: Offset
+        /// Of the last entry that it covers; 0 for one of a release without a quorum.
+        var epoch: Int32 = 0
     }
 
     private static let suffix = ".checkpoint"
     private static let recordsPerBatch = 1_000
 
     /// As Kafka names them: offset and epoch.
-    static func name(end: Offset) -> String { digits(end.rawValue, 20) + "-" + digits(0, 10) + suffix }
+    static func name(end: Offset, epoch: Int32 = 0) -> String {
+        digits(end.rawValue, 20) + "-" + digits(Int64(epoch), 10) + suffix
+    }
 
     private static func digits(_ value: Int64, _ count: Int) -> String {
         let text = String(value)
@@ -31,9 +35,9 @@ struct MetadataSnapshot {
     static func files(_ names: [String]) -> [File] {
         names.compactMap { name -> File? in
             guard name.hasSuffix(suffix), name.utf8.count == 31 + suffix.utf8.count,
-                let end = Int64(name.prefix(20)), end >= 0
+                let end = Int64(name.prefix(20)), end >= 0, let epoch = Int32(name.dropFirst(21).prefix(10)), epoch >= 0
             else { return nil }
-            return File(name: name, end: Offset(end))
+            return File(name: name, end: Offset(end), epoch: epoch)
         }.sorted { $0.end > $1.end }
     }
 
@@ -93,7 +97,12 @@ struct MetadataSnapshot {
     }
 
     /// The image of a file's bytes. Throws where they are damaged or not whole.
-    static func decode(_ bytes: ByteBuffer) throws -> MetadataImage {
+    ///
+    /// - Parameter quorum: told the voters and observers, where the file names them.
+    static func decode(
+        _ bytes: ByteBuffer,
+        quorum: ([QuorumMember], [QuorumMember]) -> Void = { _, _ in }
+    ) throws -> MetadataImage {
         var image = MetadataImage()
         var count: Int64 = 0
         var isWhole = false
@@ -106,6 +115,7 @@ struct MetadataSnapshot {
                     guard announced == count else { throw cut("it has \(count) records instead of \(announced)") }
                     isWhole = true
                 } else {
+                    if case .quorum(let voters, let observers) = change { quorum(voters, observers) }
                     image.apply(change)
                     count += 1
                 }
@@ -122,8 +132,18 @@ struct MetadataSnapshot {
     // MARK: Files
 
     /// Puts a snapshot into `folder` so that after a crash it is there as a whole or not at all.
-    static func write(_ bytes: ByteBuffer, end: Offset, folder: String, _ fileSystem: any FileSystem) throws {
-        let path = "\(folder)/\(name(end: end))"
+    static func write(
+        _ bytes: ByteBuffer,
+        end: Offset,
+        epoch: Int32 = 0,
+        folder: String,
+        _ fileSystem: any FileSystem
+    ) throws {
+        try put(bytes, "\(folder)/\(name(end: end, epoch: epoch))", folder, fileSystem)
+    }
+
+    /// Replaces a file so that after a crash either the old or the new content is there.
+    static func put(_ bytes: ByteBuffer, _ path: String, _ folder: String, _ fileSystem: any FileSystem) throws {
         let file = try fileSystem.open(path + ".tmp", [.write, .create])
         try file.truncate(to: 0)
         try bytes.withUnsafeReadableBytes { all in
@@ -161,6 +181,9 @@ struct MetadataSnapshot {
     static func removeOld(before end: Offset, folder: String, _ fileSystem: any FileSystem) throws {
         let names = try fileSystem.list(folder).map(\.name)
         for file in files(names) where file.end < end { try fileSystem.unlink("\(folder)/\(file.name)") }
-        for name in names where name.hasSuffix(suffix + ".tmp") { try fileSystem.unlink("\(folder)/\(name)") }
+        // The log has temporary files of its own here, which are none of ours.
+        for name in names where name.hasSuffix(suffix + ".tmp") && !files([String(name.dropLast(4))]).isEmpty {
+            try fileSystem.unlink("\(folder)/\(name)")
+        }
     }
 }

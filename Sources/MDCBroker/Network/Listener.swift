@@ -17,7 +17,7 @@ final class Listener: Sendable {
         self.address = address
     }
 
-    /// Listens on `address`.
+    /// Listens on `address`; who connects waits until ``accept()``.
     /// - Throws: `.network` where the address cannot be had.
     static func bind(
         _ address: HostPort,
@@ -28,6 +28,7 @@ final class Listener: Sendable {
         let bootstrap = ServerBootstrap(group: group)
             .serverChannelOption(.backlog, value: 1024)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            .serverChannelOption(.autoRead, value: false)
             .childChannelOption(.socketOption(.tcp_nodelay), value: 1)
             // One buffer a turn, which `FrameReceiver` gives: NIO would keep the others.
             .childChannelOption(.maxMessagesPerRead, value: 1)
@@ -65,6 +66,9 @@ final class Listener: Sendable {
             )
         }
     }
+
+    /// Accepts who has connected, and who will.
+    func accept() async throws { try await channel.setOption(.autoRead, value: true).get() }
 
     /// Accepts nobody any more.
     func close() async { try? await channel.close() }

@@ -187,7 +187,10 @@ final class ReplicaManager: ReplicaApplying {
     // MARK: Leading
 
     private func minInSync(_ topic: TopicImage) -> Int32 {
-        topic.configs["min.insync.replicas"].flatMap { Int32($0) } ?? live.current.minInSyncReplicas
+        // The controller goes by the topic alone when it says who is eligible; both must mean the same number.
+        (topic.partitions.first?.replicas.count ?? 1) > 1
+            ? Int32(topic.minInSync)
+            : topic.configs["min.insync.replicas"].flatMap { Int32($0) } ?? live.current.minInSyncReplicas
     }
 
     private func lead(_ replica: inout Replica, _ topic: TopicImage, _ index: Int32, _ before: PartitionImage) {

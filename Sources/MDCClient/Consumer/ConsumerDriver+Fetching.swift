@@ -20,11 +20,7 @@ extension ConsumerDriver {
                 validations: shared.fetch.takeValidations(now: now), unmute: shared.fetch.nextUnmute(now: now)
             )
         }
-        if work.plan.lacksLeader {
-            // Success comes by way of the metadata listener. After a failure nobody else would ask again; the next
-            // request keeps the pause that grows with failures.
-            core.refreshMetadata().assumeIsolated().whenFailure { _ in self.scheduleFetches() }
-        }
+        if work.plan.lacksLeader { core.refreshMetadata() }
         for plan in work.plan.plans { fetch(plan) }
         if !work.lookups.isEmpty { lookUp(work.lookups) }
         if !work.validations.isEmpty { validate(work.validations) }

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Logging
+import MDCLog
+import MDCModel
+import Synchronization
+
+/// What is committed is carried out on this node; all on the carrier's thread.
+extension Controller {
+    /// Settings and quotas.
+    func settle(_ delta: MetadataStore.Delta) {
+        guard let records = delta.records else {
+            restoreConfiguration()
+            putIntoForce(configuration)
+            return
+        }
+        var topics: Set<String> = []
+        var isBroker = false
+        var isQuota = false
+        for record in records {
+            switch record {
+            case .configChanged(.topic(let name), _, _): topics.insert(name)
+            case .configChanged(.broker, _, _): isBroker = true
+            case .quotaChanged: isQuota = true
+            default: break
+            }
+        }
+        if isBroker {
+            restoreConfiguration()
+            putIntoForce(configuration)
+        } else {
+            if isQuota { quotas.update(delta.image.quotas, window: quotaWindow) }
+            for name in topics { if let topic = delta.image.topic(name) { putIntoForce(topic, configuration) } }
+        }
+    }
+
+    /// Puts into service what this node leads, and takes out what it does not lead any more. Tells for which topics that
+    /// failed.
+    func serve(_ delta: MetadataStore.Delta, all: Bool) -> [TopicID: LogError] {
+        var touched: Set<TopicID> = []
+        var deleted: Set<TopicID> = []
+        var isEverything = all || delta.records == nil
+        for record in delta.records ?? [] {
+            switch record {
+            case .topicCreated(_, let id, _, _), .partitionsAdded(let id, _), .partitionState(let id, _, _),
+                .partitionChanged(let id, _, _, _, _):
+                touched.insert(id)
+            case .topicDeleted(let id): deleted.insert(id)
+            case .nodeStarted, .brokerRegistered, .brokerFencing, .brokerUnregistered: isEverything = true
+            default: break
+            }
+        }
+        if delta.records == nil { deleted = Set(registry.topicIDs.filter { delta.image.topic($0) == nil }) }
+        for id in deleted { remove(id) }
+        var failures: [TopicID: LogError] = [:]
+        for topic in isEverything ? Array(delta.image.topics.values) : touched.compactMap(delta.image.topic) {
+            do throws(LogError) {
+                try serve(topic)
+            } catch {
+                failures[topic.id] = error
+                logger.error("a topic is not served", metadata: ["topic": "\(topic.name)", "error": "\(error)"])
+            }
+        }
+        if isEverything || !touched.isEmpty { onLeadership.withLock { $0 }?(delta.image) }
+        return failures
+    }
+
+    private func remove(_ id: TopicID) {
+        replicas.withLock { $0 }?.remove(topicID: id)
+        var names: Set<String> = []
+        for partition in registry.remove(id: id) { names.insert(partition.topicPartition.topic) }
+        for log in logs.allPartitions where log.topicID == id {
+            names.insert(log.topicPartition.topic)
+            do throws(LogError) {
+                try logs.deletePartition(log.topicPartition)
+            } catch {
+                logger.warning("a deleted topic's folder stays until the next start", metadata: ["error": "\(error)"])
+            }
+        }
+        if !names.isEmpty { onDeleted.withLock { $0 }?(Array(names)) }
+    }
+
+    /// Removes the folders of topics that were deleted when the node stopped; others that nobody knows are left alone.
+    func removeLeftovers(_ image: MetadataImage) {
+        for log in logs.allPartitions where log.topicPartition != MetadataStore.topicPartition {
+            if image.topic(log.topicPartition.topic)?.id == log.topicID { continue }
+            if image.deleted.contains(log.topicID) {
+                do throws(LogError) {
+                    try logs.deletePartition(log.topicPartition)
+                } catch {
+                    logger.warning("a deleted topic's folder stays", metadata: ["error": "\(error)"])
+                }
+            } else {
+                logger.warning(
+                    "the data folder has a partition of no known topic; it is left alone",
+                    metadata: ["partition": "\(log.topicPartition)"]
+                )
+            }
+        }
+    }
+
+    /// Removes an empty folder without a topic's id: the node was killed between making the folder and writing the id.
+    /// The metadata has the topic since before that, so the folder is made anew.
+    private func removeUnfinished(_ name: TopicPartition) throws(LogError) {
+        guard let log = logs.partition(name), log.topicID == .zero, log.logEndOffset == 0 else { return }
+        logger.info("a folder whose creation was interrupted is made anew", metadata: ["partition": "\(name)"])
+        try logs.deletePartition(name)
+    }
+
+    private func serve(_ topic: TopicImage) throws(LogError) {
+        let node = configuration.nodeID
+        if let replicas = replicas.withLock({ $0 }) {
+            for (index, image) in topic.partitions.enumerated() {
+                let isHere =
+                    image.replicas.contains(node)
+                    || logs.partition(TopicPartition(topic: topic.name, partition: PartitionID(Int32(index)))) != nil
+                guard isHere else { continue }
+                if image.leader == node {
+                    try removeUnfinished(TopicPartition(topic: topic.name, partition: PartitionID(Int32(index))))
+                }
+                try replicas.apply(topic: topic, partition: Int32(index), state: image)
+            }
+            return
+        }
+        let settings = TopicSettings.settings(topic.configs, defaults: configuration.topicDefaults)
+        var added: [Partition] = []
+        for (index, image) in topic.partitions.enumerated() {
+            let name = TopicPartition(topic: topic.name, partition: PartitionID(Int32(index)))
+            let known = registry.local(topic.id, Int32(index))
+            guard image.leader == node else {
+                if known != nil { registry.remove(topic.id, Int32(index)) }
+                continue
+            }
+            if let known, known.leaderEpoch.rawValue == image.leaderEpoch { continue }
+            let log = try open(name, topic.id, settings)
+            log.beginEpoch(LeaderEpoch(image.leaderEpoch))
+            added.append(
+                Partition(
+                    topicPartition: name,
+                    topicID: topic.id,
+                    log: log,
+                    leader: image.leader,
+                    leaderEpoch: LeaderEpoch(image.leaderEpoch),
+                    minInSync: minInSync(topic)
+                )
+            )
+        }
+        registry.add(added)
+    }
+
+    private func open(_ name: TopicPartition, _ id: TopicID, _ settings: LogSettings) throws(LogError) -> PartitionLog {
+        try removeUnfinished(name)
+        guard let known = logs.partition(name) else {
+            return try logs.createPartition(name, topicID: id, settings: settings)
+        }
+        guard known.topicID == id else {
+            throw LogError(
+                .inconsistentTopicID,
+                "the folder \(name) holds another topic of that name; move it away"
+            )
+        }
+        try known.update(settings: settings)
+        return known
+    }
+
+    /// In-sync replicas that `acks=all` needs. What nodes are set to counts for topics with one replica only: the
+    /// controller must know the number by the topic alone.
+    func minInSync(_ topic: TopicImage) -> Int32 {
+        if (topic.partitions.first?.replicas.count ?? 1) > 1 { return Int32(topic.minInSync) }
+        return topic.configs["min.insync.replicas"].flatMap { Int32($0) } ?? configuration.minInSyncReplicas
+    }
+}
