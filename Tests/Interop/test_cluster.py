@@ -6,14 +6,17 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 BROKER = os.environ["MDC_BROKER"]
 DEADLINE = 60
+# More of them make a long run of the test that kills nodes.
+KILLS = int(os.environ.get("MDC_CLUSTER_KILLS", "5"))
 
 
 def free_ports(count):
@@ -75,6 +78,58 @@ class Cluster:
             with open(f"{self.folder}/{node}.log", encoding="utf-8", errors="replace") as file:
                 text += f"--- node {node}\n" + file.read()[-4000:]
         return text
+
+
+class NumberedWriter:
+    """An idempotent producer on a thread of its own: the numbers 0, 1, 2, …, in turn to all partitions."""
+
+    def __init__(self, bootstrap, topic, partitions):
+        self.topic, self.partitions = topic, partitions
+        # Number -> (partition, offset) of what is acknowledged.
+        self.acknowledged = {}
+        self.failures = []
+        self.sent = 0
+        self.stopping = threading.Event()
+        self.producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "enable.idempotence": True,
+                "acks": "all",
+                "linger.ms": 2,
+                "message.timeout.ms": DEADLINE * 5000,
+                "retry.backoff.ms": 50,
+                "reconnect.backoff.max.ms": 500,
+                "error_cb": lambda error: self.failures.append(str(error)) if error.fatal() else None,
+                "log_level": 0,
+            }
+        )
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while not self.stopping.is_set():
+            # What is not acknowledged is bounded: a node that is down does not make the end of the test longer.
+            if self.sent - len(self.acknowledged) < 2000:
+                for _ in range(20):
+                    self.producer.produce(
+                        self.topic,
+                        b"%d" % self.sent,
+                        partition=self.sent % self.partitions,
+                        on_delivery=self.delivered,
+                    )
+                    self.sent += 1
+            self.producer.poll(0.02)
+
+    def delivered(self, error, message):
+        if error is not None:
+            self.failures.append(f"{message.value()}: {error}")
+        else:
+            self.acknowledged[int(message.value())] = (message.partition(), message.offset())
+
+    def stop(self):
+        self.stopping.set()
+        self.thread.join(DEADLINE)
+        return self.producer.flush(DEADLINE)
 
 
 class ClusterTests(unittest.TestCase):
@@ -192,6 +247,114 @@ class ClusterTests(unittest.TestCase):
         self.until("everybody in sync, preferred leaders lead", in_sync_and_preferred)
         self.produce("spread", 6, acks="all")
         self.consume("spread", 180)
+
+    def read_all(self, topic, partitions, bootstrap):
+        """Offsets and numbers of every record, by partition."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": "checker",
+                "enable.auto.commit": False,
+                "enable.partition.eof": False,
+                "log_level": 0,
+            }
+        )
+        try:
+            ends = {}
+            for index in range(partitions):
+                self.until(
+                    f"the end of {index}",
+                    lambda: ends.update(
+                        {index: consumer.get_watermark_offsets(TopicPartition(topic, index), timeout=5)[1]}
+                    )
+                    or True,
+                )
+            consumer.assign([TopicPartition(topic, index, 0) for index in range(partitions)])
+            found = {index: [] for index in range(partitions)}
+            end = time.monotonic() + DEADLINE
+            while time.monotonic() < end and any(
+                not found[index] or found[index][-1][0] < ends[index] - 1 for index in range(partitions)
+            ):
+                for message in consumer.consume(1000, 0.5):
+                    if message.error() is None:
+                        found[message.partition()].append((message.offset(), int(message.value())))
+            return found
+        finally:
+            consumer.close()
+
+    def check_numbers(self, writer, found):
+        for index, records in found.items():
+            numbers = [number for _, number in records]
+            self.assertEqual(len(set(numbers)), len(numbers), f"partition {index} has a number twice")
+            self.assertEqual(numbers, sorted(numbers), f"partition {index} is out of order")
+            places = {number: offset for offset, number in records}
+            for number, (partition, offset) in writer.acknowledged.items():
+                if partition != index:
+                    continue
+                self.assertIn(number, places, f"partition {index} lost a number acknowledged at {offset}")
+                # A repeated request may be acknowledged without the place.
+                if offset >= 0:
+                    self.assertEqual(places[number], offset, f"partition {index}: {number} is elsewhere")
+
+    def test_acknowledged_survives_kills(self):
+        partitions = 4
+        self.create("numbered", partitions, 3)
+
+        def all_in_sync():
+            now = self.metadata()
+            return len(now.brokers) == 3 and all(
+                sorted(p.isrs) == [1, 2, 3] and p.leader != -1 for p in now.topics["numbered"].partitions.values()
+            )
+
+        writer = NumberedWriter(self.cluster.bootstrap, "numbered", partitions)
+
+        def goes_on(what):
+            # Each partition takes what was sent after this moment.
+            first = writer.sent
+
+            def acknowledged():
+                if writer.failures:
+                    return True
+                return all(
+                    any(n in writer.acknowledged for n in range(first + index, writer.sent, partitions))
+                    for index in range(partitions)
+                )
+
+            self.until(what, acknowledged)
+            self.assertEqual(writer.failures, [], self.cluster.logs())
+
+        try:
+            goes_on("the first records")
+            for kill in range(KILLS):
+                now = self.metadata()
+                # The controller, then the leader of one partition after the other.
+                victim = (
+                    now.controller_id
+                    if kill % 2 == 0
+                    else now.topics["numbered"].partitions[kill // 2 % partitions].leader
+                )
+                if victim not in self.cluster.processes:
+                    victim = kill % 3 + 1
+                self.cluster.kill(victim)
+                goes_on(f"records without node {victim}")
+                self.cluster.start(victim)
+                self.until(f"node {victim} in sync again", all_in_sync)
+            for node in (1, 2, 3):
+                self.cluster.processes[node].send_signal(signal.SIGKILL)
+            for node in (1, 2, 3):
+                self.cluster.kill(node)
+            for node in (1, 2, 3):
+                self.cluster.start(node)
+            self.until("all in sync after all were killed", all_in_sync)
+            goes_on("records after all were killed")
+        finally:
+            left = writer.stop()
+        self.assertEqual((left, writer.failures), (0, []), self.cluster.logs())
+        self.assertEqual(len(writer.acknowledged), writer.sent)
+        for port in self.cluster.listen.values():
+            found = self.read_all("numbered", partitions, f"127.0.0.1:{port}")
+            self.check_numbers(writer, found)
+            self.assertEqual(sum(len(records) for records in found.values()), writer.sent)
 
     def test_majority_lost_and_all_killed(self):
         self.create("kept", 3, 3)
