@@ -229,6 +229,10 @@ extension PartitionLoader {
                 state.maxTimestamp = checkpoint.maxTimestamp
                 state.offsetOfMaxTimestamp = checkpoint.offsetOfMaxTimestamp
                 state.bytesSinceIndexEntry = checkpoint.position - offsetIndex.lastPosition
+                // The files may go on with entries of batches that are lost now: whoever reads them once the segment is sealed
+                // would take these for its own. What is right in them may be in memory only, after a killed process.
+                if offsetBytes.count > offsetCount || timeBytes.count > timeCount { state.indexesChanged = true }
+                state.indexesUnsynced = true
             }
             return true
         } catch {
