@@ -63,6 +63,48 @@ import Testing
         #expect(try node.log.values() == expected(10))
     }
 
+    /// The index files go on with entries of batches that are lost: look-ups in the segment, once it is sealed, do not see
+    /// them.
+    @Test func indexEntriesOfLostBatchesAreForgotten() throws {
+        var settings = LogSettings()
+        settings.indexIntervalBytes = 1
+        settings.segmentBytes = 1500
+        func batch(_ timestamp: Int64, _ value: String = "v") throws -> ByteBuffer {
+            var builder = RecordBatchBuilder()
+            builder.append(
+                key: nil,
+                value: ByteBuffer(string: value),
+                timestamp: Timestamp(1_700_000_000_000 + timestamp)
+            )
+            return try builder.build()
+        }
+        let node = try TestNode(settings: settings)
+        let log = try node.make(settings)
+        for timestamp: Int64 in [0, 10, 10, 10] { try log.append(try batch(timestamp)) }
+        node.manager.runSyncRound()
+        node.manager.runCheckpoint()
+        let kept = log.sizeInBytes
+        let crashed = try node.folder.copy()
+        for timestamp: Int64 in [20, 30, 40] { try log.append(try batch(timestamp)) }
+        try node.manager.close()
+        let base = "t-0/00000000000000000000"
+        for suffix in [".index", ".timeindex"] {
+            try crashed.write(base + suffix, try node.folder.bytes(base + suffix))
+        }
+        try crashed.write(base + ".log", Array(try crashed.bytes(base + ".log").prefix(kept)))
+
+        let again = try TestNode(crashed, settings: settings)
+        #expect(again.log.logEndOffset == 4 && again.manager.recoveryReports.first?.scannedBytes == 0)
+        try again.log.append(try batch(5, String(repeating: "x", count: 1300)))
+        #expect(again.log.segmentCount == 2)
+        try again.manager.close()
+        #expect(try crashed.size(base + ".timeindex")! < node.folder.size(base + ".timeindex")!)
+        let last = try TestNode(crashed, settings: settings)
+        #expect(try last.log.offset(for: .maxTimestamp)?.offset == 1)
+        #expect(try last.log.offset(for: .timestamp(1_700_000_000_010))?.offset == 1)
+        #expect(try last.log.offset(for: .timestamp(1_700_000_000_011)) == nil)
+    }
+
     @Test func tornTailIsCutAtEveryByte() throws {
         let (folder, ends) = try crashed(after: 3)
         for length in 0..<ends[2] {
