@@ -20,24 +20,45 @@ final class FaultyFileSystem: FileSystem {
         var syncError: FileSystemError.Kind?
         var availableBytes: UInt64 = .max
         var syncs = 0
+        /// Calls of these names on this folder and what is in it fail.
+        var failedFolder: String?
+        var failedCalls: Set<String> = []
     }
     let faults = Mutex(Faults())
     private let real = POSIXFileSystem()
 
+    fileprivate func check(_ call: String, _ path: String) throws(FileSystemError) {
+        let isFailed = faults.withLock { faults in
+            guard let folder = faults.failedFolder, faults.failedCalls.contains(call) else { return false }
+            return path == folder || path.hasPrefix(folder + "/")
+        }
+        if isFailed { throw FileSystemError(.inputOutput, call: call, path: path, reason: "injected") }
+    }
+
     func open(_ path: String, _ mode: FileOpenMode) throws(FileSystemError) -> any StorageFile {
-        FaultyFile(try real.open(path, mode), self)
+        try check("open", path)
+        return FaultyFile(try real.open(path, mode), self)
     }
     func makeDirectory(_ path: String) throws(FileSystemError) { try real.makeDirectory(path) }
-    func list(_ path: String) throws(FileSystemError) -> [DirectoryEntry] { try real.list(path) }
+    func list(_ path: String) throws(FileSystemError) -> [DirectoryEntry] {
+        try check("list", path)
+        return try real.list(path)
+    }
     func rename(_ path: String, to newPath: String) throws(FileSystemError) { try real.rename(path, to: newPath) }
     func unlink(_ path: String) throws(FileSystemError) { try real.unlink(path) }
     func removeDirectory(_ path: String) throws(FileSystemError) { try real.removeDirectory(path) }
-    func syncDirectory(_ path: String) throws(FileSystemError) { try real.syncDirectory(path) }
+    func syncDirectory(_ path: String) throws(FileSystemError) {
+        try check("fsync", path)
+        try real.syncDirectory(path)
+    }
     func attributes(_ path: String) throws(FileSystemError) -> FileAttributes? { try real.attributes(path) }
     func space(_ path: String) throws(FileSystemError) -> (available: UInt64, total: UInt64) {
         (faults.withLock { $0.availableBytes }, .max)
     }
-    func lock(_ path: String) throws(FileSystemError) -> any StorageFile { try real.lock(path) }
+    func lock(_ path: String) throws(FileSystemError) -> any StorageFile {
+        try check("lock", path)
+        return try real.lock(path)
+    }
 }
 
 final class FaultyFile: StorageFile {

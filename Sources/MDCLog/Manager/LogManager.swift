@@ -13,7 +13,10 @@ public final class LogManager: Sendable {
     }
 
     let environment: LogEnvironment
+    /// The data folders that could be opened.
     let directories: [DataDirectory]
+    /// Those that could not; they are left alone until the next start.
+    let failedFolders: [FailedFolder]
     private let state: Mutex<State>
     private let logger: Logger
     let background: Background
@@ -22,15 +25,14 @@ public final class LogManager: Sendable {
 
     private init(
         environment: LogEnvironment,
-        directories: [DataDirectory],
-        logs: [TopicPartition: PartitionLog],
-        reports: [RecoveryReport],
+        folders: DataFolders,
         logger: Logger
     ) {
         self.environment = environment
-        self.directories = directories
-        state = Mutex(State(logs: logs))
-        recoveryReports = reports
+        directories = folders.directories
+        failedFolders = folders.failed
+        state = Mutex(State(logs: folders.logs))
+        recoveryReports = folders.reports
         self.logger = logger
         background = Background(interval: environment.configuration.maintenanceIntervalMilliseconds)
     }
@@ -39,11 +41,13 @@ public final class LogManager: Sendable {
     /// data to disk has failed. Going on would mean acknowledging what may be lost.
     public static let die: @Sendable (LogError) -> Void = { error in mdc_die("mdc: \(error)") }
 
-    /// Opens the data folders (making them if need be), locks them, and recovers all partitions in them.
+    /// Opens the data folders (making them if need be), locks them, and recovers all partitions in them. Where there are
+    /// several, one whose disk fails goes offline alone: `offlineReason(of:)`, `directoryUsage()` and the log tell why.
     ///
     /// - Parameters:
     ///   - onSyncFailure: Called when a sync has failed; must not return in production.
-    /// - Throws: `.locked` where another process has a folder; `.invalidConfiguration`; `.inputOutput` and its like.
+    /// - Throws: `.locked` where another process has a folder; `.invalidConfiguration`; `.inputOutput` and its like where
+    ///   no folder can be opened.
     public static func open(
         configuration: LogConfiguration,
         fileSystem: any FileSystem = POSIXFileSystem(),
@@ -72,31 +76,10 @@ public final class LogManager: Sendable {
             appendedBytes: AppendedBytes(),
             deletions: DelayedDeletions()
         )
-        var directories: [DataDirectory] = []
-        var logs: [TopicPartition: PartitionLog] = [:]
-        var reports: [RecoveryReport] = []
-        for path in configuration.directories {
-            let directory = DataDirectory(path: path, fileSystem: fileSystem)
-            try directory.acquire()
-            directory.checkSpace(minimum: configuration.minimumFreeBytes, ballast: configuration.ballastBytes)
-            let loader = DirectoryLoader(directory: directory, environment: environment, logger: logger)
-            for (log, report) in try loader.load() {
-                if let other = logs[log.topicPartition] {
-                    throw LogError(
-                        .invalidConfiguration,
-                        "\(log.topicPartition) is in \(other.path) and in \(log.path); move one of them away"
-                    )
-                }
-                logs[log.topicPartition] = log
-                if let report { reports.append(report) }
-            }
-            directories.append(directory)
-        }
+        let folders = try DataFolders(opening: configuration.directories, environment, logger)
         let manager = LogManager(
             environment: environment,
-            directories: directories,
-            logs: logs,
-            reports: reports,
+            folders: folders,
             logger: logger
         )
         environment.groupCommit.start()
@@ -135,11 +118,15 @@ public final class LogManager: Sendable {
 
     /// Makes an empty log; blocks until its folder is on stable storage.
     ///
-    /// - Throws: `.alreadyExists`, `.invalidConfiguration`, `.noSpace` and its like.
+    /// - Parameters:
+    ///   - isNew: Whether the partition is known to be nowhere yet. One that is not may be in a data folder that could not
+    ///     be opened, and is refused: an empty log would take its place.
+    /// - Throws: `.alreadyExists`, `.invalidConfiguration`, `.noSpace` and its like; `.offline`, see `isNew`.
     public func createPartition(
         _ topicPartition: TopicPartition,
         topicID: TopicID,
-        settings: LogSettings
+        settings: LogSettings,
+        isNew: Bool = false
     ) throws(LogError) -> PartitionLog {
         if let problem = settings.problem { throw LogError(.invalidConfiguration, problem) }
         try Self.checkName(topicPartition)
@@ -149,6 +136,7 @@ public final class LogManager: Sendable {
             if state.logs[topicPartition] != nil {
                 throw LogError(.alreadyExists, "there is a log of \(topicPartition) already")
             }
+            if let reason = reasonNotToMake(topicPartition, isNew: isNew) { throw reason }
             let directory = try directoryForNewLog()
             let log = try make(topicPartition, topicID, settings, in: directory)
             state.logs[topicPartition] = log
@@ -274,7 +262,7 @@ public final class LogManager: Sendable {
     /// Disk usage of each data folder.
     public func directoryUsage() -> [DirectoryUsage] {
         // Unsorted, for metrics ask for it with many partitions.
-        directories.map { directory in
+        let usage = directories.map { directory in
             let own = directory.allLogs
             let space = try? environment.fileSystem.space(directory.path)
             return DirectoryUsage(
@@ -286,6 +274,7 @@ public final class LogManager: Sendable {
                 offlineReason: directory.offlineReason
             )
         }
+        return usage + failedFolders.map(\.usage)
     }
 
     /// Sync rounds so far.
@@ -315,6 +304,7 @@ public final class LogManager: Sendable {
                 failure = failure ?? error
             }
         }
+        for folder in failedFolders { folder.release() }
         if let failure { throw failure }
     }
 

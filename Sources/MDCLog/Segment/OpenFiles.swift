@@ -60,6 +60,14 @@ final class OpenFiles: Sendable {
         }
     }
 
+    /// Forgets the segments in a data folder that is given up.
+    func forget(under folder: String) {
+        state.withLock { state in
+            state.segments.removeAll { $0.path("").hasPrefix(folder + "/") }
+            state.hand = 0
+        }
+    }
+
     /// Forgets a segment that is gone.
     func closed(_ segment: Segment) {
         state.withLock { state in
