@@ -154,24 +154,6 @@ extension BrokerLifecycle: PartitionChangeProposing {
         partition: Int32,
         leaderEpoch: Int32,
         partitionEpoch: Int32,
-        newISR: [Int32],
-        _ done: @escaping @Sendable (Result<PartitionImage, Refusal>) -> Void
-    ) {
-        alterPartition(
-            topicID: topicID,
-            partition: partition,
-            leaderEpoch: leaderEpoch,
-            partitionEpoch: partitionEpoch,
-            newISR: newISR.map { (node: $0, brokerEpoch: -1) },
-            done
-        )
-    }
-
-    func alterPartition(
-        topicID: TopicID,
-        partition: Int32,
-        leaderEpoch: Int32,
-        partitionEpoch: Int32,
         newISR: [(node: Int32, brokerEpoch: Int64)],
         _ done: @escaping @Sendable (Result<PartitionImage, Refusal>) -> Void
     ) {

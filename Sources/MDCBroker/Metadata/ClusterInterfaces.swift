@@ -8,17 +8,10 @@ protocol PartitionChangeProposing: Sendable {
     /// Asks for another ISR, with compare-and-set: refused with FENCED_LEADER_EPOCH or INVALID_UPDATE_VERSION where the
     /// epochs are not those of now. Asks again by itself while the quorum has no leader. `done` comes once, from any
     /// thread, with the partition as it is after the change; the change also comes as metadata.
-    func alterPartition(
-        topicID: TopicID,
-        partition: Int32,
-        leaderEpoch: Int32,
-        partitionEpoch: Int32,
-        newISR: [Int32],
-        _ done: @escaping @Sendable (Result<PartitionImage, Refusal>) -> Void
-    )
-
-    /// The same, with the broker epochs of the runs whose progress vouches for the members, -1 where the leader has not
-    /// heard of one: refused with INELIGIBLE_REPLICA where a new member has been started since (KIP-903).
+    ///
+    /// With each member comes the broker epoch of the run whose progress vouches for it, -1 where the leader has not heard
+    /// of one: refused with INELIGIBLE_REPLICA where a member has been started since, or is new and nobody knows which run
+    /// of it has the records (KIP-903).
     func alterPartition(
         topicID: TopicID,
         partition: Int32,
@@ -27,26 +20,6 @@ protocol PartitionChangeProposing: Sendable {
         newISR: [(node: Int32, brokerEpoch: Int64)],
         _ done: @escaping @Sendable (Result<PartitionImage, Refusal>) -> Void
     )
-}
-
-extension PartitionChangeProposing {
-    func alterPartition(
-        topicID: TopicID,
-        partition: Int32,
-        leaderEpoch: Int32,
-        partitionEpoch: Int32,
-        newISR: [(node: Int32, brokerEpoch: Int64)],
-        _ done: @escaping @Sendable (Result<PartitionImage, Refusal>) -> Void
-    ) {
-        alterPartition(
-            topicID: topicID,
-            partition: partition,
-            leaderEpoch: leaderEpoch,
-            partitionEpoch: partitionEpoch,
-            newISR: newISR.map(\.node),
-            done
-        )
-    }
 }
 
 /// Carries out on this node what the metadata say of partitions; on one thread.

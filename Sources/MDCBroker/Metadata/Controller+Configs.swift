@@ -85,7 +85,7 @@ extension Controller {
     /// Gives a topic's partitions here the settings of now.
     func putIntoForce(_ topic: TopicImage, _ configuration: BrokerConfiguration) {
         let settings = TopicSettings.settings(topic.configs, defaults: configuration.topicDefaults)
-        let minInSync = minInSync(topic)
+        let minInSync = topic.minInSync(onNode: configuration.minInSyncReplicas)
         for index in topic.partitions.indices {
             guard case .found(let partition) = registry.find(name: topic.name, partition: Int32(index)) else {
                 continue

@@ -141,7 +141,7 @@ extension Controller {
                     log: log,
                     leader: image.leader,
                     leaderEpoch: LeaderEpoch(image.leaderEpoch),
-                    minInSync: minInSync(topic)
+                    minInSync: topic.minInSync(onNode: configuration.minInSyncReplicas)
                 )
             )
         }
@@ -161,12 +161,5 @@ extension Controller {
         }
         try known.update(settings: settings)
         return known
-    }
-
-    /// In-sync replicas that `acks=all` needs. What nodes are set to counts for topics with one replica only: the
-    /// controller must know the number by the topic alone.
-    func minInSync(_ topic: TopicImage) -> Int32 {
-        if (topic.partitions.first?.replicas.count ?? 1) > 1 { return Int32(topic.minInSync) }
-        return topic.configs["min.insync.replicas"].flatMap { Int32($0) } ?? configuration.minInSyncReplicas
     }
 }

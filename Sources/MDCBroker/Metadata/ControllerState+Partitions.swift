@@ -34,12 +34,14 @@ extension ControllerState {
             )
         }
         guard change.isr.contains(now.leader), Set(change.isr).count == change.isr.count,
-            change.isr.allSatisfy({ now.replicas.contains($0) })
+            change.isr.allSatisfy({ now.replicas.contains($0) }), change.epochs.count == change.isr.count
         else { throw Refusal(code: .invalidRequest, message: "the ISR \(change.isr) of \(name) is not possible") }
         if let fenced = change.isr.first(where: { !image.isActive($0) }) {
             throw Refusal(code: .ineligibleReplica, message: "node \(fenced) is fenced and cannot be in sync")
         }
-        for (member, epoch) in zip(change.isr, change.epochs) where epoch >= 0 && !now.isr.contains(member) {
+        for (member, epoch) in zip(change.isr, change.epochs) {
+            // Who is in sync already may not have been heard of in this leader epoch; who is new must have been.
+            if epoch == -1 && now.isr.contains(member) { continue }
             // Who has been started since may have lost what it had (KIP-903).
             guard image.brokers[member]?.epoch == epoch else {
                 throw Refusal(code: .ineligibleReplica, message: "node \(member) has registered anew since")

@@ -86,7 +86,7 @@ extension ControllerState {
             for nodes in assignments { try check(nodes) }
             replicas = assignments
         } else {
-            let factor = topic.partitions.first?.replicas.count ?? 1
+            let factor = topic.replicationFactor
             replicas = try place(added, factor: factor, start: current + Self.start(topic.id), fallback: -1)
         }
         return [.partitionsAdded(id: topic.id, replicas: replicas)] + corrections(topic.id, replicas, from: current)

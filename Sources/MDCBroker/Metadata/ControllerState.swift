@@ -23,6 +23,8 @@ struct ControllerState {
     private var nextBalance: Int64
     private static let balanceMilliseconds: Int64 = 3_000
     private static let balanceLimit = 1_000
+    /// Producer ids that one wish may ask for.
+    private static let producerIDLimit: Int64 = 1_000_000
 
     /// Begins with what is committed; every broker gets a whole lease.
     init(image: MetadataImage, node: Int32, sessionMilliseconds: Int64, now: Int64) {
@@ -71,6 +73,9 @@ struct ControllerState {
             )
         case .reserveProducerIDs(let count):
             let first = image.nextProducerID
+            guard count <= Self.producerIDLimit, first <= .max - Self.producerIDLimit else {
+                throw Refusal(code: .invalidRequest, message: "\(count) producer ids are too many")
+            }
             return Outcome(records: [.producerIDsReserved(next: first + max(1, count))], value: first)
         case .registerBroker(let broker): return try register(broker, now: now)
         case .heartbeat(let id, let epoch, let isReady, let isLeaving):

@@ -40,8 +40,9 @@ extension PartitionImage {
         if self != before { partitionEpoch = before.partitionEpoch + 1 }
     }
 
-    mutating func forgetEligible() {
-        guard !elr.isEmpty else { return }
+    /// As many are in sync as it takes to commit: whoever is not may lack what is committed from now on.
+    mutating func forgetEligible(minInSync: Int) {
+        guard !elr.isEmpty, isr.count >= minInSync else { return }
         elr = []
         partitionEpoch += 1
     }
@@ -73,9 +74,22 @@ struct TopicImage: Equatable, Sendable {
     /// Whether clients may only read it.
     var isInternal: Bool { InternalTopic.all.contains { $0.name == name } }
 
-    /// In-sync replicas below which nothing is committed: what was set, else a majority of the replicas.
+    /// Replicas of a partition. Those that a move adds count when it ends: until then other partitions have fewer.
+    var replicationFactor: Int {
+        partitions.first.map { $0.replicas.count - $0.addingReplicas.count } ?? 1
+    }
+
+    /// In-sync replicas below which nothing is committed: what was set, else a majority of the replicas. The controller
+    /// must know it by the topic alone.
     var minInSync: Int {
-        configs["min.insync.replicas"].flatMap { Int($0) } ?? (partitions.first?.replicas.count ?? 1) / 2 + 1
+        configs["min.insync.replicas"].flatMap { Int($0) } ?? replicationFactor / 2 + 1
+    }
+
+    /// The same for a leader, never less: on a node whose own setting is `setting`, which counts for topics with one replica that
+    /// say nothing themselves. Nobody is ever eligible besides that replica, so that the controller need not know.
+    func minInSync(onNode setting: Int32) -> Int32 {
+        let own = Int32(clamping: minInSync)
+        return replicationFactor == 1 && configs["min.insync.replicas"] == nil ? max(own, setting) : own
     }
 }
 
@@ -151,10 +165,8 @@ struct MetadataImage: Sendable {
             if let name = names.removeValue(forKey: id) { topics[name] = nil }
             deleted.insert(id)
         case .configChanged(.topic(let name), let key, let value):
-            topics[name]?.configs[key] = value
-            // Who is eligible is so by the former number.
-            guard key == "min.insync.replicas", let count = topics[name]?.partitions.count else { break }
-            for index in 0..<count { topics[name]?.partitions[index].forgetEligible() }
+            guard let id = topics[name]?.id else { break }
+            change(id) { $0.configs[key] = value }
         case .configChanged(.broker(let id), let key, let value): brokerConfigs[id, default: [:]][key] = value
         case .configChanged(.group(let name), let key, let value):
             groupConfigs[name, default: [:]][key] = value
@@ -180,7 +192,12 @@ struct MetadataImage: Sendable {
 
     private mutating func change(_ id: TopicID, _ body: (inout TopicImage) -> Void) {
         guard let name = names[id], var topic = topics[name] else { return }
+        let floor = topic.minInSync
         body(&topic)
+        if topic.minInSync != floor {
+            // Who is eligible is so by the former number.
+            for index in topic.partitions.indices { topic.partitions[index].forgetEligible(minInSync: topic.minInSync) }
+        }
         topics[name] = topic
     }
 

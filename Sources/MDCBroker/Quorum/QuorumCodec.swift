@@ -253,16 +253,28 @@ extension RaftMessage {
     init(_ reader: inout MessageReader) throws(ProtocolError) {
         let from = try RaftReplica(&reader)
         let to = try RaftReplica(&reader)
-        let epoch: RaftEpoch = try reader.integer("epoch")
-        guard epoch >= 0 else { throw QuorumFrame.unknown("epoch \(epoch)") }
+        let epoch = try Self.readEpoch(&reader)
         self.init(from: from, to: to, epoch: epoch, body: try Self.readBody(&reader))
+    }
+
+    /// Far from where arithmetic with it would overflow.
+    private static func readEpoch(_ reader: inout MessageReader) throws(ProtocolError) -> RaftEpoch {
+        let epoch: RaftEpoch = try reader.integer("epoch")
+        guard (0...1 << 30).contains(epoch) else { throw QuorumFrame.unknown("epoch \(epoch)") }
+        return epoch
+    }
+
+    private static func readIndex(_ reader: inout MessageReader) throws(ProtocolError) -> RaftIndex {
+        let index: RaftIndex = try reader.integer("index")
+        guard (0...1 << 60).contains(index) else { throw QuorumFrame.unknown("index \(index)") }
+        return index
     }
 
     private static func readBody(_ reader: inout MessageReader) throws(ProtocolError) -> Body {
         let kind: UInt8 = try reader.integer("kind")
         switch kind {
         case 0: return .preVoteRequest(try readVote(&reader))
-        case 1: return .preVoteResponse(granted: try reader.bool("granted"), candidacy: try reader.integer("epoch"))
+        case 1: return .preVoteResponse(granted: try reader.bool("granted"), candidacy: try readEpoch(&reader))
         case 2: return .voteRequest(try readVote(&reader))
         case 3: return .voteResponse(granted: try reader.bool("granted"))
         case 4: return .append(try readAppend(&reader))
@@ -271,20 +283,20 @@ extension RaftMessage {
         case 7: return .heartbeatResponse(try readHeartbeat(&reader))
         case 8:
             let snapshot = RaftSnapshotMetadata(
-                index: try reader.integer("index"),
-                epoch: try reader.integer("epoch"),
+                index: try readIndex(&reader),
+                epoch: try readEpoch(&reader),
                 membership: try RaftMembership(&reader)
             )
             return .snapshotChunk(
                 SnapshotChunk(
                     snapshot: snapshot,
-                    position: try reader.integer("position"),
+                    position: try readIndex(&reader),
                     bytes: Array(try reader.bytes("bytes", flexible: true).readableBytesView),
                     isLast: try reader.bool("isLast")
                 )
             )
         case 9:
-            return .snapshotResponse(index: try reader.integer("index"), nextPosition: try reader.integer("position"))
+            return .snapshotResponse(index: try readIndex(&reader), nextPosition: try readIndex(&reader))
         case 10: return .timeoutNow
         case 11: return .readRequest(context: try reader.integer("context"))
         case 12:
@@ -297,32 +309,29 @@ extension RaftMessage {
 
     private static func readVote(_ reader: inout MessageReader) throws(ProtocolError) -> VoteRequest {
         VoteRequest(
-            lastIndex: try reader.integer("lastIndex"),
-            lastEpoch: try reader.integer("lastEpoch"),
+            lastIndex: try readIndex(&reader),
+            lastEpoch: try readEpoch(&reader),
             isTransfer: try reader.bool("isTransfer")
         )
     }
 
     private static func readHeartbeat(_ reader: inout MessageReader) throws(ProtocolError) -> Heartbeat {
         Heartbeat(
-            commit: try reader.integer("commit"),
+            commit: try readIndex(&reader),
             round: try reader.integer("round"),
             sentAt: try reader.integer("sentAt")
         )
     }
 
     private static func readAppend(_ reader: inout MessageReader) throws(ProtocolError) -> Append {
-        let previousIndex: RaftIndex = try reader.integer("previousIndex")
-        let previousEpoch: RaftEpoch = try reader.integer("previousEpoch")
-        let commit: RaftIndex = try reader.integer("commit")
+        let previousIndex = try readIndex(&reader)
+        let previousEpoch = try readEpoch(&reader)
+        let commit = try readIndex(&reader)
         let count = try reader.arrayCount("entries", flexible: true, minimumSize: 5) ?? 0
-        guard previousIndex >= 0, previousIndex < RaftIndex.max - RaftIndex(count) else {
-            throw QuorumFrame.unknown("index \(previousIndex)")
-        }
         var entries: [RaftEntry] = []
-        entries.reserveCapacity(count)
+        entries.reserveCapacity(min(count, ProtocolLimits.reservedElements))
         for position in 0..<count {
-            let epoch: RaftEpoch = try reader.integer("epoch")
+            let epoch = try readEpoch(&reader)
             entries.append(
                 RaftEntry(
                     index: previousIndex + 1 + RaftIndex(position),
@@ -337,12 +346,12 @@ extension RaftMessage {
     private static func readAppendResponse(_ reader: inout MessageReader) throws(ProtocolError) -> AppendResponse {
         let kind: UInt8 = try reader.integer("kind")
         switch kind {
-        case 0: return .matched(try reader.integer("index"))
+        case 0: return .matched(try readIndex(&reader))
         case 1:
             return .refused(
-                previousIndex: try reader.integer("previousIndex"),
-                hintIndex: try reader.integer("hintIndex"),
-                hintEpoch: try reader.integer("hintEpoch")
+                previousIndex: try readIndex(&reader),
+                hintIndex: try readIndex(&reader),
+                hintEpoch: try readEpoch(&reader)
             )
         case 2: return .staleEpoch
         default: throw QuorumFrame.unknown("append response \(kind)")

@@ -118,13 +118,16 @@ final class LeaderReplication: Sendable {
         return change { replica in
             replica.settings.minInSync = minInSync
             replica.appended(to: end)
-            _ = replica.durable(to: durable)
-            return replica.update(
+            let advanced = replica.durable(to: durable).highWatermark
+            var outcome = replica.update(
                 partitionEpoch: partitionEpoch,
                 replicas: replicas,
                 inSync: inSync,
                 now: Self.now()
             )
+            // Nobody else tells of what was committed just now.
+            outcome.highWatermark = outcome.highWatermark ?? advanced
+            return outcome
         }
     }
 

@@ -118,6 +118,10 @@ final class ReplicaManager: ReplicaApplying {
         let key = ReplicaFetcher.Key(topicID: topic.id, index: index)
         let known = state.withLock { $0.replicas[key] }
         if let known, (new.leaderEpoch, new.partitionEpoch) <= (known.state.leaderEpoch, known.state.partitionEpoch) {
+            // Another partition's replicas may have changed what a majority is.
+            if case .leader(let partition) = known.role, partition.minInSync != minInSync(topic) {
+                partition.minInSync = minInSync(topic)
+            }
             return
         }
         guard new.replicas.contains(node) else {
@@ -187,10 +191,7 @@ final class ReplicaManager: ReplicaApplying {
     // MARK: Leading
 
     private func minInSync(_ topic: TopicImage) -> Int32 {
-        // The controller goes by the topic alone when it says who is eligible; both must mean the same number.
-        (topic.partitions.first?.replicas.count ?? 1) > 1
-            ? Int32(topic.minInSync)
-            : topic.configs["min.insync.replicas"].flatMap { Int32($0) } ?? live.current.minInSyncReplicas
+        topic.minInSync(onNode: live.current.minInSyncReplicas)
     }
 
     private func lead(_ replica: inout Replica, _ topic: TopicImage, _ index: Int32, _ before: PartitionImage) {

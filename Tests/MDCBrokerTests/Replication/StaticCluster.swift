@@ -146,7 +146,7 @@ final class StaticController: PartitionChangeProposing, Sendable {
         partition: Int32,
         leaderEpoch: Int32,
         partitionEpoch: Int32,
-        newISR: [Int32],
+        newISR: [(node: Int32, brokerEpoch: Int64)],
         _ done: @escaping @Sendable (Result<PartitionImage, Refusal>) -> Void
     ) {
         let result = state.withLock { state -> Result<PartitionImage, Refusal> in
@@ -159,7 +159,12 @@ final class StaticController: PartitionChangeProposing, Sendable {
             guard image.partitionEpoch == partitionEpoch else {
                 return .failure(Refusal(code: .invalidUpdateVersion, message: "another partition epoch"))
             }
-            image.isr = newISR
+            for (node, epoch) in newISR where epoch != -1 || !image.isr.contains(node) {
+                guard state.nodes[node]?.epoch == epoch else {
+                    return .failure(Refusal(code: .ineligibleReplica, message: "node \(node) was started since"))
+                }
+            }
+            image.isr = newISR.map(\.node)
             image.partitionEpoch += 1
             state.topics[topicID]?.partitions[Int(partition)] = image
             return .success(image)
