@@ -118,7 +118,7 @@ extension ProviderSettings {
             name: name,
             baseURL: try table.text("url"),
             accountID: try table.text("account"),
-            apiKey: try table.secret("api_key").value,
+            apiKey: try table.secret("api_key"),
             format: try table.flag("json", false) ? .json : .form,
             typeByLane: try table.texts("type_by_lane", ["critical": "OTP", "bulk": "MKT"]),
             templateIDs: try table.texts("template_ids"),

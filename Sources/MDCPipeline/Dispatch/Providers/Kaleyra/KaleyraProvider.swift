@@ -24,7 +24,7 @@ public final class KaleyraProvider: Provider {
         /// The account's SID: a part of the path.
         public var accountID: String
         /// The `api-key` header.
-        public var apiKey: String
+        public var apiKey: Secret
         /// Where receipts are sent to; nil: none are asked for.
         public var callbackURL: String?
         /// The form of the request's body.
@@ -44,7 +44,7 @@ public final class KaleyraProvider: Provider {
             name: String = "kaleyra",
             baseURL: String,
             accountID: String,
-            apiKey: String,
+            apiKey: Secret,
             callbackURL: String? = nil,
             format: BodyFormat = .form,
             typeByLane: [String: String] = ["critical": "OTP", "bulk": "MKT"],
@@ -128,7 +128,7 @@ public final class KaleyraProvider: Provider {
         )
         var request = HTTPClientRequest(url: "\(configuration.baseURL)/v1/\(configuration.accountID)/messages")
         request.method = .POST
-        request.headers.add(name: "api-key", value: configuration.apiKey)
+        request.headers.add(name: "api-key", value: configuration.apiKey.value)
         request.headers.add(name: "accept", value: "application/json")
         switch configuration.format {
         case .form:
