@@ -54,7 +54,7 @@ import Testing
             .init(
                 provider: "ses",
                 endpoint: endpoint(moto.port),
-                queueURL: try moto.ask("queue"),
+                queueURL: try await moto.ask("queue"),
                 pollers: 1,
                 wait: 1,
                 visibility: 1
@@ -64,7 +64,7 @@ import Testing
             logger: quietLogger()
         )
         let polling = Task { try await poller.run() }
-        _ = try moto.ask("publish", id, mail(1).reference(attempt: 1))
+        _ = try await moto.ask("publish", id, mail(1).reference(attempt: 1))
         #expect(await waitUntil { kept.receipts.count >= 2 }, "\(kept.receipts)")
         let statuses = Set(kept.receipts.map(\.status))
         #expect(statuses == [.delivered, .failed])
@@ -73,7 +73,7 @@ import Testing
         )
         #expect(kept.receipts.contains { $0.code == "5.1.1" })
         // Only what could not be read is left in the queue.
-        #expect(await waitUntil { (try? moto.ask("left")) == "1" }, "\((try? moto.ask("left")) ?? "?") left")
+        #expect(await waitUntil { (try? await moto.ask("left")) == "1" })
         polling.cancel()
         _ = try? await polling.value
     }
@@ -81,7 +81,7 @@ import Testing
     @Test func pushNotifications() async throws {
         let moto = try await Moto.start()
         defer { moto.stop() }
-        let application = try moto.ask("application")
+        let application = try await moto.ask("application")
         let provider = try SNSPushProvider(
             .init(
                 endpoint: endpoint(moto.port),
@@ -106,7 +106,7 @@ import Testing
             guard case .accepted(let id, _) = outcome else { return #expect(Bool(false), "\(outcome)") }
             #expect(!id.isEmpty)
         }
-        let disabled = try moto.ask("disabled", application)
+        let disabled = try await moto.ask("disabled", application)
         let dead = await provider.send(push(disabled), attempt: 1)
         guard case .rejected("EndpointDisabled", _) = dead else { return #expect(Bool(false), "\(dead)") }
         #expect(await waitUntil { moto.state.contains("mdc_reference") }, "\(moto.state)")
@@ -114,7 +114,7 @@ import Testing
     }
 
     /// The same request signed by botocore has the same signature.
-    @Test func signaturesAreBotocores() throws {
+    @Test func signaturesAreBotocores() async throws {
         let signer = AWSSignature(
             credentials: AWSCredentials(
                 accessKeyID: "AKIDEXAMPLE",
@@ -132,7 +132,7 @@ import Testing
             body: Array(#"{"a":"ü"}"#.utf8),
             date: 1_790_000_000
         )
-        let theirs = try RealServers.run(
+        let theirs = try await RealServers.run(
             RealServers.program(RealServers.python.path),
             [RealServers.script("aws.py"), "sign", "1790000000", #"{"a":"ü"}"#]
         ).trimmingCharacters(in: .whitespacesAndNewlines)
@@ -179,7 +179,7 @@ private final class Moto {
         let moto = Moto(port: port, process: process, folder: folder)
         do {
             try await RealServers.waitForPort(port, seconds: 120)
-            _ = try moto.ask("prepare")
+            _ = try await moto.ask("prepare")
         } catch {
             moto.stop()
             throw error
@@ -190,8 +190,8 @@ private final class Moto {
     /// The mails and pushes that it was given.
     var state: String { (try? String(contentsOf: folder.appending(path: "state"), encoding: .utf8)) ?? "" }
 
-    func ask(_ words: String...) throws -> String {
-        try RealServers.run(
+    func ask(_ words: String...) async throws -> String {
+        try await RealServers.run(
             RealServers.program(RealServers.python.path),
             [RealServers.script("aws.py"), "ask", String(port)] + words
         ).trimmingCharacters(in: .whitespacesAndNewlines)

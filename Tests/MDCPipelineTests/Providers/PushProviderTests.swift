@@ -27,8 +27,8 @@ import Testing
         )
     }
 
-    private func checked(_ algorithm: String, key: String, token: String) throws -> String {
-        try RealServers.run(
+    private func checked(_ algorithm: String, key: String, token: String) async throws -> String {
+        try await RealServers.run(
             RealServers.program(RealServers.python.path),
             [RealServers.script("token_check.py"), algorithm, key, token]
         )
@@ -37,7 +37,7 @@ import Testing
     @Test func fcmWithAServiceAccount() async throws {
         let folder = try RealServers.folder("fcm")
         defer { try? FileManager.default.removeItem(at: folder) }
-        let (certificate, key) = try RealServers.certificate(in: folder)
+        let (certificate, key) = try await RealServers.certificate(in: folder)
         let log = Mutex<(assertions: [String], bearers: [String])>(([], []))
         let stub = try await HTTP2Stub.start(certificate: certificate, key: key) { request in
             if request.path == "/token" {
@@ -119,7 +119,7 @@ import Testing
         await stub.stop()
         let assertions = log.withLock { $0.assertions }
         #expect(assertions.count == 2)
-        let claims = try checked("RS256", key: key, token: assertions[0])
+        let claims = try await checked("RS256", key: key, token: assertions[0])
         #expect(claims.contains("mdc@p.iam.gserviceaccount.com") && claims.contains("kid1"))
         #expect(claims.contains("firebase.messaging"))
     }
@@ -127,9 +127,9 @@ import Testing
     @Test func apns() async throws {
         let folder = try RealServers.folder("apns")
         defer { try? FileManager.default.removeItem(at: folder) }
-        let (certificate, key) = try RealServers.certificate(in: folder)
+        let (certificate, key) = try await RealServers.certificate(in: folder)
         let p8 = folder.path + "/key.p8"
-        try RealServers.run(
+        try await RealServers.run(
             RealServers.program("/usr/bin/openssl"),
             ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", p8]
         )
@@ -168,7 +168,7 @@ import Testing
         #expect(request.headers.first(name: "apns-priority") == "10")
         #expect(request.headers.first(name: "apns-expiration") == "4000000000")
         let token = String((request.headers.first(name: "authorization") ?? "").dropFirst("bearer ".count))
-        let claims = try checked("ES256", key: p8, token: token)
+        let claims = try await checked("ES256", key: p8, token: token)
         #expect(claims.contains("TEAM123456") && claims.contains("KEY1234567"))
         for (device, expected) in [
             ("dead", "rejected"), ("bad0", "rejected"), ("4290", "retriable"), ("5030", "retriable"),
@@ -178,6 +178,21 @@ import Testing
             #expect("\(outcome)".hasPrefix(expected), "\(device): \(outcome)")
             #expect(outcome.isThrottled == (device == "4290"))
         }
+        // All of them end, and all with an answer.
+        let count = 300
+        let began = ContinuousClock.now
+        let outcomes = await withTaskGroup(of: SendOutcome.self) { tasks in
+            for index in 0..<count {
+                let message = push("abcd", index)
+                tasks.addTask { await provider.send(message, attempt: 1) }
+            }
+            return await tasks.reduce(into: []) { $0.append($1) }
+        }
+        let others = outcomes.filter { if case .accepted = $0 { false } else { true } }
+        #expect(others.isEmpty, "\(others.count) of \(count), such as \(others.first.map { "\($0)" } ?? "")")
+        print(
+            "APNs: \(count) requests over HTTP/2 and TLS to a stub in \(ContinuousClock.now - began), connections: \(stub.connections)"
+        )
         await provider.shutdown()
         await stub.stop()
     }

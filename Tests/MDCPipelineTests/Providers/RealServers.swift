@@ -61,19 +61,33 @@ enum RealServers {
         throw Missing(description: "nothing listens on port \(port) after \(seconds) s")
     }
 
-    /// Runs to the end; its output if it fails.
+    /// Runs to the end and says what it printed. No thread waits for it.
+    ///
+    /// The output goes to a file: a daemon that the program leaves behind would keep a pipe open.
     @discardableResult
-    static func run(_ program: URL, _ arguments: [String]) throws -> String {
+    static func run(_ program: URL, _ arguments: [String]) async throws -> String {
+        let log = FileManager.default.temporaryDirectory.appending(path: "mdc-run-\(UUID().uuidString)")
+        _ = FileManager.default.createFile(atPath: log.path, contents: nil)
+        defer { try? FileManager.default.removeItem(at: log) }
+        let handle = try FileHandle(forWritingTo: log)
+        defer { try? handle.close() }
         let process = Process()
         process.executableURL = program
         process.arguments = arguments
-        let pipe = Pipe()
-        process.standardOutput = pipe
-        process.standardError = pipe
-        try process.run()
-        let output = String(decoding: pipe.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-        process.waitUntilExit()
-        guard process.terminationStatus == 0 else {
+        process.standardInput = FileHandle.nullDevice
+        process.standardOutput = handle
+        process.standardError = handle
+        let status = try await withCheckedThrowingContinuation { continuation in
+            process.terminationHandler = { continuation.resume(returning: $0.terminationStatus) }
+            do {
+                try process.run()
+            } catch {
+                process.terminationHandler = nil
+                continuation.resume(throwing: error)
+            }
+        }
+        let output = String(decoding: try Data(contentsOf: log), as: UTF8.self)
+        guard status == 0 else {
             throw Missing(description: "\(program.lastPathComponent) \(arguments): \(output.suffix(2_000))")
         }
         return output
@@ -87,7 +101,7 @@ enum RealServers {
         if let directory { process.currentDirectoryURL = directory }
         process.standardInput = FileHandle.nullDevice
         if let log {
-            FileManager.default.createFile(atPath: log.path, contents: nil)
+            _ = FileManager.default.createFile(atPath: log.path, contents: nil)
             let handle = try FileHandle(forWritingTo: log)
             process.standardOutput = handle
             process.standardError = handle
@@ -104,9 +118,9 @@ enum RealServers {
     }
 
     /// A key and a certificate for `localhost` alone, signed by itself: with the address in it, any name would pass.
-    static func certificate(in folder: URL) throws -> (certificate: String, key: String) {
+    static func certificate(in folder: URL) async throws -> (certificate: String, key: String) {
         let (certificate, key) = (folder.appending(path: "cert.pem").path, folder.appending(path: "key.pem").path)
-        try run(
+        try await run(
             program("/usr/bin/openssl"),
             [
                 "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=localhost", "-addext",
