@@ -65,7 +65,7 @@ final class BrokerFixture {
     deinit { Self.remove(directory) }
 
     /// Removes a folder of our own making with all that is in it.
-    private static func remove(_ path: String) {
+    static func remove(_ path: String) {
         final class Names {
             var entries: [(name: String, kind: Int32)] = []
         }
