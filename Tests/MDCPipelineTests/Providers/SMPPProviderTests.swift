@@ -153,6 +153,8 @@ import Testing
         let kept = KeptReceipts()
         let provider = try provider(first.port, kept)
         guard case .accepted = await provider.send(message(1), attempt: 1) else { return #expect(Bool(false)) }
+        // Both binds are there before the SMSC dies, so one more is a new one.
+        #expect(await waitUntil { provider.bindCount == 2 })
         first.stop()
         let port = first.port
         let second = try await SMSC.start(port: port)
