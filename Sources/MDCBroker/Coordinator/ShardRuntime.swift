@@ -365,14 +365,16 @@ final class ShardRuntime<Shard: CoordinatorShard>: Sendable {
 
     // MARK: Loading
 
-    /// Builds the shard from its partition. Blocks. Until it is done requests are told COORDINATOR_LOAD_IN_PROGRESS.
+    /// Builds the shard from its partition. Blocks. Until it is done requests are told COORDINATOR_LOAD_IN_PROGRESS, and so
+    /// is, at once, who waits for an answer of the shard before: its commits are not watched any more.
     func load() {
-        let incarnation = state.withLock { state in
-            state.incarnation += 1
-            state.shard = nil
-            state.unavailable = .coordinatorLoadInProgress
+        let dropped = run { state, followUp in
+            unload(.coordinatorLoadInProgress, &state, &followUp)
+            followUp.mustReload = false
             return state.incarnation
         }
+        let incarnation = dropped.value
+        follow(dropped.followUp)
         do {
             let (loaded, end) = try readShard()
             runAndFollow { state, followUp in
