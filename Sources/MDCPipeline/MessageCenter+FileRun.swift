@@ -149,7 +149,7 @@ extension MessageCenter {
         for (item, result) in zip(chunk, results) {
             switch result {
             case .success(let receipt): run.accepted(item.line, receipt, item.draft)
-            case .failure(let error) where error.code == .invalidMessage:
+            case .failure(let error) where error.code == .invalidMessage || error.code == .conflict:
                 run.report.invalid.append(.init(line: item.line, reason: error.message))
             case .failure(let error): throw error
             }

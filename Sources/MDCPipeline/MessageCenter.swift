@@ -38,6 +38,8 @@ public struct MessageCenterConfiguration: Sendable {
     public var ratesPerSecond: [Channel: Double]
     /// Limits of the response handler.
     public var ledger: MessageLedger.Configuration
+    /// How long an idempotency key is remembered.
+    public var idempotencyWindow: Duration
     /// How long a group waits for a member that does not answer, before another takes its work.
     public var sessionTimeout: Duration
 
@@ -50,6 +52,7 @@ public struct MessageCenterConfiguration: Sendable {
         policies: [Channel: RetryPolicy] = [:],
         ratesPerSecond: [Channel: Double] = [:],
         ledger: MessageLedger.Configuration = MessageLedger.Configuration(),
+        idempotencyWindow: Duration = IdempotencyKeys.defaultWindow,
         sessionTimeout: Duration = .seconds(10)
     ) {
         self.client = client
@@ -59,6 +62,7 @@ public struct MessageCenterConfiguration: Sendable {
         self.policies = policies
         self.ratesPerSecond = ratesPerSecond
         self.ledger = ledger
+        self.idempotencyWindow = idempotencyWindow
         self.sessionTimeout = sessionTimeout
     }
 }
@@ -79,6 +83,7 @@ public final class MessageCenter: Service, Sendable {
     private let logger: Logger
     private let producer: Producer
     private let writerID: String
+    private let keys: IdempotencyKeys
     private let readiness = Mutex<(isReady: Bool, failure: (any Error)?)>((false, nil))
     private let stopSignal = AsyncSignal()
 
@@ -112,9 +117,16 @@ public final class MessageCenter: Service, Sendable {
         let store = configuration.roles.contains(.store) ? try MessageStore(path: configuration.storePath) : nil
         self.store = store
         let lookup = store.map(Self.lookup)
+        keys = IdempotencyKeys(
+            client: configuration.client,
+            window: configuration.idempotencyWindow,
+            eventLoopGroup: eventLoopGroup,
+            logger: logger
+        )
         messages = MessageClient(
             producer: self.producer,
             validator: MessageValidator(configuration.validation),
+            keys: keys,
             lookup: lookup,
             logger: logger
         )
@@ -154,6 +166,7 @@ public final class MessageCenter: Service, Sendable {
             try await work()
         } catch {
             readiness.withLock { $0.failure = error }
+            await keys.close()
             try? await producer.close()
             for provider in providers { await provider.shutdown() }
             store?.close()
@@ -164,7 +177,11 @@ public final class MessageCenter: Service, Sendable {
     private func work() async throws {
         let admin = try Admin(configuration.client, eventLoopGroup: group, logger: logger)
         do {
-            try await Topics.create(lanes: configuration.validation.lanes, admin: admin)
+            try await Topics.create(
+                lanes: configuration.validation.lanes,
+                idempotencyWindow: configuration.idempotencyWindow,
+                admin: admin
+            )
         } catch {
             await admin.close()
             throw error
@@ -212,6 +229,7 @@ public final class MessageCenter: Service, Sendable {
                 throw error
             }
         }
+        await keys.close()
         try await producer.close()
         for provider in providers { await provider.shutdown() }
         store?.close()

@@ -4,7 +4,9 @@
 public struct PipelineError: Error, Sendable, CustomStringConvertible {
     /// The kind of failure. More may come.
     public struct Code: Sendable, Hashable, CustomStringConvertible {
-        private enum Value: String, Sendable { case invalidMessage, invalidDocument, configuration, store, log, closed }
+        private enum Value: String, Sendable {
+            case invalidMessage, conflict, invalidDocument, configuration, store, log, closed
+        }
         private let value: Value
         private init(_ value: Value) { self.value = value }
         /// The text form.
@@ -12,6 +14,8 @@ public struct PipelineError: Error, Sendable, CustomStringConvertible {
 
         /// The message cannot be sent as it is; ``PipelineError/issues`` says why.
         public static let invalidMessage = Code(.invalidMessage)
+        /// The idempotency key was used for a message that says something else.
+        public static let conflict = Code(.conflict)
         /// A record or document is not in the expected form.
         public static let invalidDocument = Code(.invalidDocument)
         /// A setting is wrong or missing.

@@ -12,7 +12,8 @@ struct AttemptWindow: Sendable {
     private var keys: Set<Key> = []
     private var order: [Key] = []
     private var oldest = 0
-    private let capacity: Int
+    /// Attempts that it remembers.
+    let capacity: Int
 
     init(capacity: Int = 200_000) {
         precondition(capacity > 0, "a window needs room")

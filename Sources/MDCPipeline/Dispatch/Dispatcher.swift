@@ -125,7 +125,8 @@ final class Dispatcher: Role {
                 )
             }
             if let since = record.header(Records.againHeader).flatMap({ Int64($0) }) {
-                await lookUpResults(since: Timestamp(since))
+                let wanted = MessageReference(messageID: message.id, attempt: message.attempt)
+                await lookUpResults(since: Timestamp(since), for: wanted)
             }
             state.withLock { $0.work.offer(message, partition, offset: offset, isDoubtful: origin == .doubtful) }
         } catch let error as PipelineError {
@@ -378,12 +379,22 @@ final class Dispatcher: Role {
 
     /// Notes the attempts that have a result since then: those of a dispatcher before this one, whose memory of what it
     /// has seen is gone. Later results are our own, or of lanes that are not ours.
-    private func lookUpResults(since: Timestamp) async {
+    private func lookUpResults(since: Timestamp, for wanted: MessageReference? = nil) async {
         guard state.withLock({ $0.resultsKnownSince.map { since < $0 } ?? true }) else { return }
         let results = await recovery.results(since: since)
         state.withLock { state in
-            for result in results { state.work.window.insert(result.messageID, attempt: result.attempt) }
-            state.resultsKnownSince = since
+            if results.count <= state.work.window.capacity / 2 {
+                for result in results { state.work.window.insert(result.messageID, attempt: result.attempt) }
+                state.resultsKnownSince = since
+            } else if let wanted, results.contains(wanted) {
+                // More than the window holds: only what was asked for, so that it is not pushed out by the rest.
+                state.work.window.insert(wanted.messageID, attempt: wanted.attempt)
+            } else if wanted == nil {
+                // What was under way at a crash has its results at the end of what was written before it.
+                for result in results.suffix(state.work.window.capacity / 2) {
+                    state.work.window.insert(result.messageID, attempt: result.attempt)
+                }
+            }
         }
     }
 

@@ -67,7 +67,7 @@ final class InboxService: Role {
             var againSources: [ConsumerRecord] = []
             for (index, result) in results.enumerated() {
                 guard case .failure(let error) = result else { continue }
-                if error.code == .invalidMessage {
+                if error.code == .invalidMessage || error.code == .conflict {
                     dead.append(Records.deadLetter(sources[index], reason: error.message))
                 } else {
                     again.append(drafts[index])

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import DequeModule
 public import Logging
 public import MDCClient
 public import MDCModel
@@ -33,22 +34,26 @@ public final class MessageClient: Sendable {
     private let writer: RecordWriter
     private let writerID: String
     private let lookup: Lookup?
+    private let keys: IdempotencyKeys?
     private let random = Mutex(SystemRandomNumberGenerator())
     /// Keyed messages accepted lately by this client: the lookup may lag behind.
-    private let recent = Mutex(AttemptWindow())
+    private let recent = Mutex(RecentKeys(capacity: 200_000))
 
     /// - Parameters:
     ///   - producer: Must ask for `acks=all`.
-    ///   - lookup: What is known of earlier messages, such as a message store's `knowledge`. Without it, the same key is the same
-    ///     message all the same: it has the same id, and the dispatcher drops what it has seen lately.
+    ///   - keys: The memory of idempotency keys. Without it, the same key still gives the same id, and the dispatcher drops what it
+    ///     has seen lately, but not after a restart.
+    ///   - lookup: What is known of earlier messages, such as a message store's `knowledge`; remembers longer than `keys`.
     public init(
         producer: Producer,
         validator: MessageValidator = MessageValidator(),
+        keys: IdempotencyKeys? = nil,
         lookup: Lookup? = nil,
         logger: Logger
     ) {
         self.validator = validator
         self.lookup = lookup
+        self.keys = keys
         writer = RecordWriter(producer: producer, logger: logger)
         var generator = SystemRandomNumberGenerator()
         writerID = MessageID.random(at: SystemTime.now(), using: &generator)
@@ -69,21 +74,23 @@ public final class MessageClient: Sendable {
         let now = SystemTime.now()
         var plans: [Plan] = []
         plans.reserveCapacity(drafts.count)
-        var seen: [String: Int] = [:]
-        for draft in drafts { plans.append(plan(draft, now: now, index: plans.count, seen: &seen)) }
+        var seen: [String: UInt64] = [:]
+        for draft in drafts { plans.append(plan(draft, now: now, seen: &seen)) }
         do {
+            try await claim(&plans, now: now)
             // The event only after the lane record: what the world sees as submitted must be on its way.
             let first = plans.compactMap(\.first)
             if !first.isEmpty { try await writer.write(first) }
             let events = plans.compactMap(\.event)
             if !events.isEmpty { try await writer.write(events) }
+            await markDone(plans)
         } catch {
             return plans.map { plan in plan.first == nil && plan.event == nil ? plan.result : .failure(error) }
         }
         recent.withLock { recent in
             for plan in plans {
-                if plan.isKeyed, case .success(let receipt) = plan.result {
-                    recent.insert(receipt.messageID, attempt: 1)
+                if let digest = plan.digest, case .success(let receipt) = plan.result {
+                    recent.insert(receipt.messageID, digest: digest)
                 }
             }
         }
@@ -96,10 +103,18 @@ public final class MessageClient: Sendable {
         /// The lane record or the timer.
         var first: ProducerRecord?
         var event: ProducerRecord?
-        var isKeyed = false
+        /// What the message says; nil if it has no key.
+        var digest: UInt64?
+        /// Whether its key is still to be claimed.
+        var claims = false
+
+        mutating func settle(_ result: Result<SubmitReceipt, PipelineError>) {
+            self.result = result
+            (first, event, claims) = (nil, nil, false)
+        }
     }
 
-    private func plan(_ draft: MessageDraft, now: Timestamp, index: Int, seen: inout [String: Int]) -> Plan {
+    private func plan(_ draft: MessageDraft, now: Timestamp, seen: inout [String: UInt64]) -> Plan {
         let checked = validator.validate(draft, now: now)
         guard checked.isValid else {
             let errors = checked.issues.filter { $0.severity == .error }.map(\.description).joined(separator: "; ")
@@ -115,22 +130,23 @@ public final class MessageClient: Sendable {
             warnings: checked.warnings
         )
         let isKeyed = message.idempotencyKey != nil || draft.id != nil
+        let digest = isKeyed ? checked.draft.contentDigest : nil
         var writesFirst = true
-        if isKeyed {
+        if let digest {
             do {
                 switch try known(message, seen: seen) {
                 case .nothing: break
                 case .events: writesFirst = false
-                case .document(let earlier):
+                case .digest(let earlier, let scheduledFor):
+                    guard earlier == digest else { return Plan(result: .failure(Self.conflict(message))) }
                     receipt.isDuplicate = true
-                    receipt.lane = earlier.lane
-                    receipt.scheduledFor = earlier.sendAt
-                    return Plan(result: .success(receipt), isKeyed: true)
+                    receipt.scheduledFor = scheduledFor ?? receipt.scheduledFor
+                    return Plan(result: .success(receipt), digest: digest)
                 }
             } catch {
                 return Plan(result: .failure(error))
             }
-            seen[message.id] = index
+            seen[message.id] = digest
         }
         message.attempt = 1
         let json = message.json()
@@ -138,15 +154,71 @@ public final class MessageClient: Sendable {
             result: .success(receipt),
             first: writesFirst ? Self.first(message, json) : nil,
             event: submitted(message, json),
-            isKeyed: isKeyed
+            digest: digest,
+            claims: isKeyed && writesFirst
         )
     }
 
-    private func known(_ message: Message, seen: [String: Int]) throws(PipelineError) -> MessageStore.Knowledge {
-        if seen[message.id] != nil || recent.withLock({ $0.contains(message.id, attempt: 1) }) {
-            return .document(message)
+    /// What is known of a message with a key, before the log is asked.
+    private enum Known {
+        case nothing
+        /// Events, but not its document: it is on its way.
+        case events
+        case digest(UInt64, scheduledFor: Timestamp?)
+    }
+
+    private func known(_ message: Message, seen: [String: UInt64]) throws(PipelineError) -> Known {
+        if let digest = seen[message.id] ?? recent.withLock({ $0.digest(message.id) }) {
+            return .digest(digest, scheduledFor: nil)
         }
-        return try lookup?(message.id, message.channel) ?? .nothing
+        switch try lookup?(message.id, message.channel) ?? .nothing {
+        case .nothing: return .nothing
+        case .events: return .events
+        case .document(let earlier): return .digest(earlier.draft.contentDigest, scheduledFor: earlier.sendAt)
+        }
+    }
+
+    /// Claims the keys of the plans that need one, and takes back those that others have.
+    private func claim(_ plans: inout [Plan], now: Timestamp) async throws(PipelineError) {
+        guard let keys else { return }
+        var wanted: [(index: Int, messageID: String, digest: UInt64)] = []
+        for (index, plan) in plans.enumerated() {
+            guard plan.claims, let digest = plan.digest, case .success(let receipt) = plan.result else { continue }
+            wanted.append((index, receipt.messageID, digest))
+        }
+        let answers = try await keys.claim(wanted.map { ($0.messageID, $0.digest) }, writer: writer, now: now)
+        for (item, answer) in zip(wanted, answers) {
+            guard case .success(var receipt) = plans[item.index].result else { continue }
+            switch answer {
+            case .new: break
+            case .unfinished(let since): plans[item.index].first?.headers.append(Records.again(since: since))
+            case .done:
+                receipt.isDuplicate = true
+                plans[item.index].settle(.success(receipt))
+            case .conflict: plans[item.index].settle(.failure(Self.conflict(receipt.messageID)))
+            }
+        }
+    }
+
+    /// Not waited for: without the mark, the next submission of the key has the dispatcher look.
+    private func markDone(_ plans: [Plan]) async {
+        guard keys != nil else { return }
+        for plan in plans where plan.claims {
+            guard case .success(let receipt) = plan.result else { continue }
+            try? await writer.producer.enqueue(IdempotencyKeys.done(receipt.messageID)) { _ in }
+        }
+    }
+
+    private static func conflict(_ message: Message) -> PipelineError { conflict(message.id) }
+
+    private static func conflict(_ messageID: String) -> PipelineError {
+        let issue = ValidationIssue(
+            .error,
+            "idempotencyKey",
+            "was used for message \(messageID), which says something else; take a new key for a new message, or repeat the"
+                + " first one unchanged"
+        )
+        return PipelineError(.conflict, issue.description, issues: [issue])
     }
 
     private func complete(_ draft: MessageDraft, now: Timestamp) -> Message {
@@ -193,5 +265,22 @@ public final class MessageClient: Sendable {
             dueAt: message.sendAt
         )
         return Records.event(event, json: event.json(message: json), writer: writerID)
+    }
+}
+
+/// The keyed messages that a client accepted lately, and what they say. Bounded: the oldest are forgotten.
+private struct RecentKeys: Sendable {
+    private var digests: [String: UInt64] = [:]
+    private var order: Deque<String> = []
+    private let capacity: Int
+
+    init(capacity: Int) { self.capacity = capacity }
+
+    func digest(_ messageID: String) -> UInt64? { digests[messageID] }
+
+    mutating func insert(_ messageID: String, digest: UInt64) {
+        guard digests.updateValue(digest, forKey: messageID) == nil else { return }
+        order.append(messageID)
+        if order.count > capacity { digests[order.removeFirst()] = nil }
     }
 }

@@ -70,3 +70,24 @@ public struct MessageDraft: Codable, Sendable, Hashable {
         self.attempt = attempt
     }
 }
+
+extension Message {
+    /// The draft that would give this message.
+    var draft: MessageDraft {
+        MessageDraft(
+            id: id,
+            tenant: tenant,
+            channel: channel,
+            lane: lane,
+            to: to,
+            sender: sender,
+            content: content,
+            template: template,
+            idempotencyKey: idempotencyKey,
+            sendAt: sendAt,
+            expiresAt: expiresAt,
+            retryPolicy: retryPolicy,
+            feedbackURL: feedbackURL
+        )
+    }
+}

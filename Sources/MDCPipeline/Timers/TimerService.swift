@@ -19,8 +19,9 @@ final class TimerService: Role {
         var offset: Int64
         var headers: TimerHeaders
         var value: ByteBuffer
-        /// It was due before its partition came to us: who had the partition may have delivered it and died.
-        var mayHaveFired: Bool
+        /// Since when its record may have been delivered before: it was due before its partition came to us, and who had the
+        /// partition may have delivered it and died; or who set it says so.
+        var again: Timestamp?
     }
 
     private struct State: Sendable {
@@ -92,6 +93,8 @@ final class TimerService: Role {
         if let old = state.queue.cancel(id), old.partition == partition { floor.closed(old.offset) }
         guard let value = record.value, let headers = TimerHeaders(record.headers) else { return floor.passed(offset) }
         floor.opened(offset)
+        let mayHaveFired = state.assignedAt[partition].map { headers.due <= $0 } ?? false
+        let said = record.header(Records.againHeader).flatMap { Int64($0) }.map(Timestamp.init)
         state.queue.set(
             id,
             due: headers.due.rawValue,
@@ -100,7 +103,7 @@ final class TimerService: Role {
                 offset: offset,
                 headers: headers,
                 value: value,
-                mayHaveFired: state.assignedAt[partition].map { headers.due <= $0 } ?? false
+                again: said ?? (mayHaveFired ? headers.due : nil)
             )
         )
     }
@@ -131,7 +134,7 @@ final class TimerService: Role {
                     topic: $0.timer.headers.topic,
                     key: ByteBuffer(string: $0.timer.headers.key),
                     value: $0.timer.value,
-                    headers: $0.timer.mayHaveFired ? [Records.again(since: $0.timer.headers.due)] : []
+                    headers: $0.timer.again.map { [Records.again(since: $0)] } ?? []
                 )
             }
         )

@@ -5,11 +5,17 @@ import MDCModel
 
 extension Topics {
     /// All topics of the centre, with their partition counts and settings.
-    public static func all(lanes: LaneConfiguration) -> [NewTopic] {
+    public static func all(
+        lanes: LaneConfiguration,
+        idempotencyWindow: Duration = IdempotencyKeys.defaultWindow
+    ) -> [NewTopic] {
         // The truth is kept: the store can be rebuilt from offset 0. Who wants less sets a retention.
         let kept = ["retention.ms": "-1"]
         let compacted = ["cleanup.policy": "compact"]
+        // Whole segments are dropped, so what is in the topic reaches back a little further than the window.
+        let window = ["retention.ms": "\(idempotencyWindow.milliseconds)"]
         var topics: [NewTopic] = [
+            NewTopic(keys, partitions: Int32(keyedPartitions), configuration: window),
             NewTopic(inbox, partitions: Int32(otherPartitions)),
             NewTopic(timers, partitions: Int32(otherPartitions), configuration: compacted),
             NewTopic(events, partitions: Int32(keyedPartitions), configuration: kept),
@@ -30,8 +36,12 @@ extension Topics {
     ///
     /// - Throws: ``PipelineError`` with code `log` if the cluster cannot be asked, `configuration` if a topic that must have a
     ///   certain number of partitions has another.
-    public static func create(lanes: LaneConfiguration, admin: Admin) async throws(PipelineError) {
-        let wanted = all(lanes: lanes)
+    public static func create(
+        lanes: LaneConfiguration,
+        idempotencyWindow: Duration = IdempotencyKeys.defaultWindow,
+        admin: Admin
+    ) async throws(PipelineError) {
+        let wanted = all(lanes: lanes, idempotencyWindow: idempotencyWindow)
         do {
             let existing = Set(try await admin.listTopics())
             let missing = wanted.filter { !existing.contains($0.name) }

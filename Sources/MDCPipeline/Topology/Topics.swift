@@ -6,6 +6,8 @@ public enum Topics {
     public static let inbox = "mdc.inbox"
     /// Timers: records to deliver later.
     public static let timers = "mdc.timers"
+    /// Idempotency keys that were used lately.
+    public static let keys = "mdc.keys"
     /// The timelines of all messages.
     public static let events = "mdc.events"
     /// The final state of each message, compacted.

@@ -107,12 +107,25 @@ struct SendCommand: AsyncParsableCommand {
             eventLoopGroup: connection.eventLoopGroup,
             logger: connection.logger
         )
+        let keys = IdempotencyKeys(
+            client: connection.client,
+            eventLoopGroup: connection.eventLoopGroup,
+            logger: connection.logger
+        )
         do {
-            try await body(MessageClient(producer: producer, validator: validator, logger: connection.logger), producer)
+            let client = MessageClient(
+                producer: producer,
+                validator: validator,
+                keys: keys,
+                logger: connection.logger
+            )
+            try await body(client, producer)
         } catch {
+            await keys.close()
             try? await producer.close()
             throw error
         }
+        await keys.close()
         try await producer.close()
     }
 
@@ -218,7 +231,7 @@ struct SendCommand: AsyncParsableCommand {
                 } else {
                     StandardOutput.write("\(item.line)\t\(receipt.messageID)\n")
                 }
-            case .failure(let error) where error.code == .invalidMessage:
+            case .failure(let error) where error.code == .invalidMessage || error.code == .conflict:
                 try report(item.line, error: error.message, &tally)
             case .failure(let error): throw error
             }
