@@ -10,7 +10,7 @@ SHELL := /bin/bash
 RELEASE := -c release --static-swift-stdlib -Xlinker --no-export-dynamic
 JOBS ?= 2
 
-.PHONY: help deps deps-test build build-debug test unit interop vectors demo bench simulate fuzz sanitize generate format lint clean
+.PHONY: help deps deps-test build build-debug test unit interop vectors demo bench simulate chaos fuzz sanitize generate format lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -62,6 +62,10 @@ simulate: deps ## the storage engine on a simulated disk, by seed: make simulate
 	swift build -c release -j $(JOBS) --product mdc-simulate
 	.build/release/mdc-simulate log --operations $(or $(OPERATIONS),120) \
 	    --seeds $(if $(findstring ..,$(SEEDS)),$(SEEDS),1..$(or $(SEEDS),20000))
+
+chaos: deps-test ## three nodes under faults by seed: make chaos MINUTES=30 [SEED=1] [FAULTS=isolate,kill_all]
+	@test -x .build/debug/mdc-broker || MDC_STRICT=1 swift build -j $(JOBS) --product mdc-broker
+	dev/chaos --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS))
 
 generate: ## write the protocol's Swift anew from its schemas
 	dev/generate-messages

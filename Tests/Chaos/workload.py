@@ -61,6 +61,9 @@ class NumberedWriter(Client):
         # Number -> offset, -1 where a repeated request was acknowledged without a place.
         self.acknowledged = {}
         self.sent = 0
+        self.due = time.monotonic()
+        # Writes nothing new for now.
+        self.resting = False
         self.producer = Producer(
             settings(
                 bootstrap,
@@ -80,8 +83,9 @@ class NumberedWriter(Client):
 
     def step(self):
         # What is not acknowledged is bounded: a cluster that is down does not make the end of the run longer.
-        if self.sent - len(self.acknowledged) < 2000:
-            for _ in range(max(1, self.rate // 50)):
+        if not self.resting and self.sent - len(self.acknowledged) < 1000 and time.monotonic() > self.due:
+            self.due = max(self.due, time.monotonic() - 1) + 0.05
+            for _ in range(max(1, self.rate // 20)):
                 number = self.sent
                 self.producer.produce(
                     self.topic,

@@ -145,13 +145,23 @@ final class QuorumLog: RaftLogStorage, Sendable {
     // MARK: Writing
 
     /// Writes, away from the caller's thread; `done` comes once, from any thread, when all is as durable as asked for.
-    func write(_ work: Work, now: Timestamp, _ done: @escaping @Sendable (Result<Written, any Error>) -> Void) {
+    /// - Parameter isRepeated: the same work once more, after an error of which ``isFull(_:)`` says that this is right.
+    func write(
+        _ work: Work,
+        isRepeated: Bool = false,
+        now: Timestamp,
+        _ done: @escaping @Sendable (Result<Written, any Error>) -> Void
+    ) {
         thread.submit { _ in
             do {
-                let (written, mustWait) = try self.perform(work, now)
+                let (written, mustWait) = try self.perform(work, isRepeated, now)
                 guard mustWait else { return done(.success(written)) }
                 self.log.whenDurable(upTo: self.log.logEndOffset) { result in
-                    done(result.map { written }.mapError { $0 as any Error })
+                    // Never to be repeated, whatever it says: what is on the disk is unknown.
+                    done(
+                        result.map { written }
+                            .mapError { BrokerError(.metadata, "the metadata log cannot be synced", cause: $0) }
+                    )
                 }
             } catch {
                 done(.failure(error))
@@ -159,9 +169,15 @@ final class QuorumLog: RaftLogStorage, Sendable {
         }
     }
 
-    private func perform(_ work: Work, _ now: Timestamp) throws -> (Written, mustWait: Bool) {
+    /// Whether nothing but room on the disk was missing: every step before has been done, or can be done again.
+    static func isFull(_ error: any Error) -> Bool {
+        (error as? LogError)?.code == .noSpace || (error as? FileSystemError)?.kind == .noSpace
+    }
+
+    private func perform(_ work: Work, _ isRepeated: Bool, _ now: Timestamp) throws -> (Written, mustWait: Bool) {
         var result = Written(work: work)
-        for chunk in work.chunks { try receive(chunk) }
+        // Pieces of a snapshot are kept in memory: they have arrived.
+        if !isRepeated { for chunk in work.chunks { try receive(chunk) } }
         if let snapshot = work.install { result.image = try install(snapshot) }
         if let first = work.entries.first {
             let offset = Offset(first.index - 1)
@@ -216,10 +232,7 @@ final class QuorumLog: RaftLogStorage, Sendable {
     }
 
     private func install(_ snapshot: RaftSnapshotMetadata) throws -> MetadataImage {
-        let bytes = incoming.withLock { bytes in
-            defer { bytes = [] }
-            return ByteBuffer(bytes: bytes)
-        }
+        let bytes = incoming.withLock { ByteBuffer(bytes: $0) }
         let image = try MetadataSnapshot.decode(bytes)
         try MetadataSnapshot.write(
             bytes,
@@ -230,6 +243,7 @@ final class QuorumLog: RaftLogStorage, Sendable {
         )
         try log.reset(to: Offset(snapshot.index))
         try MetadataSnapshot.removeOld(before: Offset(snapshot.index), folder: folder, fileSystem)
+        incoming.withLock { $0 = [] }
         return image
     }
 

@@ -46,6 +46,9 @@ final class QuorumNode: @unchecked Sendable {
     private var controller: ControllerState?
     private var waiters: [Waiter] = []
     private var isPersisting = false
+    /// The metadata log waits for room on the disk. Until then this node says nothing and hears nothing, as if it were gone: who
+    /// depends on it finds another, its own epoch and vote stay what the disk says.
+    private var isFull = false
     private var isPumping = false
     private var isSnapshotting = false
     private var isStopped = false
@@ -149,7 +152,9 @@ final class QuorumNode: @unchecked Sendable {
 
     private func tick() {
         guard !isStopped else { return }
+        // Time goes on for a node whose disk is full too: its lease must end.
         node.tick()
+        guard !isFull else { return pump() }
         if node.status.softState.role == .leader { pinDirectories() }
         if controller == nil, mayBeActive { becomeActive() }
         if var state = controller {
@@ -197,21 +202,53 @@ final class QuorumNode: @unchecked Sendable {
             if !work.isEmpty && (ready.mustSync || !work.chunks.isEmpty || work.install != nil) {
                 isPersisting = true
                 let after = ready.messagesAfterPersistence
-                log.write(work, now: wall()) { result in
-                    self.eventLoop.execute { self.persisted(result, after) }
-                }
+                persist(work, isRepeated: false, after)
             } else {
                 log.publish(QuorumLog.Written(work: work, image: nil))
                 for message in ready.messagesAfterPersistence { transport.send(message) }
                 node.advance()
             }
         }
-        for message in node.takeMessages() { transport.send(message) }
+        let messages = node.takeMessages()
+        guard !isFull else { return }
+        for message in messages { transport.send(message) }
     }
 
-    private func persisted(_ result: Result<QuorumLog.Written, any Error>, _ after: [RaftMessage]) {
-        isPersisting = false
+    private func persist(_ work: QuorumLog.Work, isRepeated: Bool, _ after: [RaftMessage]) {
+        log.write(work, isRepeated: isRepeated, now: wall()) { result in
+            self.eventLoop.execute { self.persisted(result, work, after) }
+        }
+    }
+
+    /// A full disk is no reason to stop: what was not written is known, and is written when there is room.
+    private func waitForSpace(_ error: any Error, _ work: QuorumLog.Work, _ after: [RaftMessage]) {
+        if !isFull {
+            isFull = true
+            logger.error(
+                "the metadata log cannot be written; the node takes no part in the cluster until there is room",
+                metadata: ["error": "\(error)"]
+            )
+            loseLeadership()
+            publishStatus()
+        }
+        eventLoop.scheduleTask(in: .milliseconds(500)) {
+            guard !self.isStopped else { return }
+            self.persist(work, isRepeated: true, after)
+        }
+    }
+
+    private func persisted(
+        _ result: Result<QuorumLog.Written, any Error>,
+        _ work: QuorumLog.Work,
+        _ after: [RaftMessage]
+    ) {
         guard !isStopped else { return }
+        if case .failure(let error) = result, QuorumLog.isFull(error) { return waitForSpace(error, work, after) }
+        isPersisting = false
+        if isFull {
+            isFull = false
+            logger.info("there is room for the metadata log again")
+        }
         switch result {
         case .failure(let error):
             // What may be on the disk and what not is unknown: a restart finds out (docs/raft.md).
@@ -338,6 +375,11 @@ final class QuorumNode: @unchecked Sendable {
         for waiter in failed { waiter.answer(.refused(notController)) }
     }
 
+    private static let diskIsFull = Refusal(
+        code: .notController,
+        message: "the disk is full, so that the metadata log cannot be written; free some space"
+    )
+
     private var notController: Refusal {
         let leader = node.status.softState.leader.map { "node \($0.node) is" } ?? "there is none now"
         return Refusal(code: .notController, message: "this node is not the active controller; \(leader); try again")
@@ -346,6 +388,8 @@ final class QuorumNode: @unchecked Sendable {
     /// Asks whoever is the active controller, once. From any thread; `answer` comes from any.
     func submit(_ change: ControllerChange, _ answer: @escaping @Sendable (QuorumAnswer) -> Void) {
         eventLoop.execute {
+            // No sign of life either: what this node leads goes to nodes that can write.
+            if self.isFull { return answer(.refused(Self.diskIsFull)) }
             if self.controller != nil { return self.perform(change, answer) }
             let state = self.node.status.softState
             guard let leader = state.leader, leader.node != self.replica.node else {
@@ -398,7 +442,8 @@ final class QuorumNode: @unchecked Sendable {
     /// Whether this node leads, and its image has everything that is in the log.
     private var mayBeActive: Bool {
         let status = node.status
-        return status.softState.role == .leader && startedEpoch == status.softState.epoch && status.lastIndex == applied
+        return !isFull && status.softState.role == .leader && startedEpoch == status.softState.epoch
+            && status.lastIndex == applied
     }
 }
 
@@ -408,7 +453,7 @@ extension QuorumNode: QuorumTransportDelegate {
     }
 
     func received(_ message: RaftMessage) {
-        guard !isStopped else { return }
+        guard !isStopped, !isFull else { return }
         node.step(message)
         pump()
     }
@@ -419,7 +464,7 @@ extension QuorumNode: QuorumTransportDelegate {
     }
 
     func isGone(_ id: Int32) {
-        guard !isStopped else { return }
+        guard !isStopped, !isFull else { return }
         if var state = controller {
             let records = state.isGone(id)
             controller = state
