@@ -313,7 +313,12 @@ public final class Broker: Service {
                 timers: timers,
                 blocking: threads.blocking,
                 directoryID: identity.directoryID,
-                replicas: replicas
+                replicas: replicas,
+                peers: PeerRequests(
+                    node: configuration.nodeID,
+                    directory: cluster?.directory ?? membership,
+                    group: group
+                )
             )
             let groups = services.groups
             let (shareStates, shares) = (services.shareStates, services.shares)
@@ -452,6 +457,7 @@ public final class Broker: Service {
         await services.membership.leave()
         await listener.close()
         services.replicas?.stop()
+        services.peers.stop()
         services.transactions.stop()
         services.shares.stop()
         services.groups.stop()

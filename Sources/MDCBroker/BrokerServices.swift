@@ -33,6 +33,10 @@ final class BrokerServices: Sendable {
     let directoryID: KafkaUUID
     /// The replicas of partitions that other nodes hold too; nil on a node that is alone.
     let replicas: ReplicaManager?
+    /// Requests of this node to others.
+    let peers: PeerRequests
+    /// Keeps what is late of other nodes away.
+    let fence = PeerFence()
     private let advertisedAddress: Mutex<HostPort>
 
     init(
@@ -46,7 +50,8 @@ final class BrokerServices: Sendable {
         timers: HeapTimerService,
         blocking: NIOThreadPool,
         directoryID: KafkaUUID,
-        replicas: ReplicaManager? = nil
+        replicas: ReplicaManager? = nil,
+        peers: PeerRequests
     ) {
         self.live = live
         let configuration = live.current
@@ -61,6 +66,7 @@ final class BrokerServices: Sendable {
         self.blocking = blocking
         self.directoryID = directoryID
         self.replicas = replicas
+        self.peers = peers
         quotas = controller.quotas
         let address = configuration.advertise ?? configuration.listen
         advertisedAddress = Mutex(address)
@@ -103,7 +109,14 @@ final class BrokerServices: Sendable {
         self.groups = groups
         transactions = TransactionCoordinatorService(
             access: access,
-            node: BrokerTransactionNode(partitions: partitions, controller: controller, groups: groups),
+            node: BrokerTransactionNode(
+                node: configuration.nodeID,
+                partitions: partitions,
+                metadata: metadata,
+                controller: controller,
+                groups: groups,
+                peers: peers
+            ),
             settings: configuration.transactionSettings,
             logger: logger
         )

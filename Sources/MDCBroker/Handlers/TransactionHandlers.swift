@@ -139,9 +139,11 @@ struct AddPartitionsToTxnHandler: Sendable {
     }
 
     private func exists(_ partition: TopicPartition) -> Bool {
-        guard case .found = services.partitions.find(name: partition.topic, partition: partition.partition.rawValue)
-        else { return false }
-        return true
+        switch services.partitions.find(name: partition.topic, partition: partition.partition.rawValue) {
+        // Its leader need not be this node.
+        case .found, .notLeader: true
+        case .noSuchTopic, .noSuchPartition: false
+        }
     }
 }
 
@@ -175,21 +177,30 @@ struct WriteTxnMarkersHandler: Sendable {
             context.respond(response)
         }
         let node = services.transactions.node
+        let sender = PeerFence.Sender(.markers, clientID: context.clientID)
         // Off the loop: a marker for offsets takes the lock of their coordinator.
         services.blocking.submit { _ in
-            for (position, (_, marker, partition)) in work.enumerated() {
-                node.write(
-                    TransactionEndMarker(
-                        producer: ProducerIdentity(id: marker.producerId, epoch: marker.producerEpoch),
-                        isCommit: marker.transactionResult,
-                        bumpsEpoch: marker.transactionVersion >= 2,
-                        coordinatorEpoch: marker.coordinatorEpoch
-                    ),
-                    to: partition
-                ) { results.put($0, at: position) }
+            if services.fence.pass(sender, { write(work, node, results) }) == nil {
+                context.closeConnection("the sender of these markers has made a newer connection")
             }
-            if work.isEmpty { results.finishEmpty() }
         }
+    }
+
+    private typealias Work = (Int, WriteTxnMarkersRequest.WritableTxnMarker, TopicPartition)
+
+    private func write(_ work: [Work], _ node: any TransactionNode, _ results: ResultsInOrder<ErrorCode>) {
+        for (position, (_, marker, partition)) in work.enumerated() {
+            node.write(
+                TransactionEndMarker(
+                    producer: ProducerIdentity(id: marker.producerId, epoch: marker.producerEpoch),
+                    isCommit: marker.transactionResult,
+                    bumpsEpoch: marker.transactionVersion >= 2,
+                    coordinatorEpoch: marker.coordinatorEpoch
+                ),
+                to: partition
+            ) { results.put($0, at: position) }
+        }
+        if work.isEmpty { results.finishEmpty() }
     }
 }
 

@@ -26,12 +26,12 @@ final class TransactionCoordinatorService: Sendable {
         self.access = access
         self.node = node
         self.settings = settings
-        let dispatch = MarkerDispatch(node: node)
+        let dispatch = MarkerDispatch(node: node, access: access, logger: logger)
         shards = ShardTable(access: access, logger: logger) { partition in
             ShardRuntime(partition: partition, access: access, logger: logger) {
                 TransactionShard(settings: settings, now: $0)
             } carryOut: { order, runtime, incarnation in
-                dispatch.carryOut(order, order.partitions, runtime, incarnation)
+                dispatch.carryOut(order, runtime, incarnation)
             }
         }
     }
@@ -238,6 +238,12 @@ final class TransactionCoordinatorService: Sendable {
             default: done(code)
             }
         }
+        if id.isEmpty { return done(.invalidRequest) }
+        switch coordinator(of: id) {
+        case .here: break
+        case .node(let remote): return node.ask(remote, toAdmit: partitions, to: id, producer, adds: adds, finish)
+        case .nowhere, .gone: return finish(.coordinatorNotAvailable)
+        }
         if adds { return add(partitions, to: id, producer, version: TransactionVersion.second, finish) }
         verify(partitions, in: id, producer) { result in
             switch result {
@@ -245,6 +251,13 @@ final class TransactionCoordinatorService: Sendable {
             case .failure(let refusal): finish(refusal.code)
             }
         }
+    }
+
+    /// Where the coordinator of a transactional id is.
+    private func coordinator(of id: String) -> LeaderPlace {
+        guard let count = access.partitionCount(of: .transactionState) else { return .here }
+        let index = GroupCoordinatorService.partition(of: id, count: count)
+        return node.place(TopicPartition(topic: InternalTopic.transactionState.name, partition: PartitionID(index)))
     }
 
     // MARK: Administration
@@ -260,7 +273,7 @@ final class TransactionCoordinatorService: Sendable {
                 switch outcome {
                 case .response(.describe(let state)): response.transactionStates.append(state)
                 // Where there is no coordinator at all, there is no transaction.
-                case .failed(.notCoordinator) where self.shards.all.isEmpty:
+                case .failed(.notCoordinator) where self.access.partitionCount(of: .transactionState) == nil:
                     response.transactionStates.append(
                         .init(errorCode: ErrorCode.transactionalIdNotFound.rawValue, transactionalId: id)
                     )

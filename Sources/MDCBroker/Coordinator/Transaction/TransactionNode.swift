@@ -4,6 +4,7 @@ import CMDCSystem
 import Logging
 import MDCLog
 import MDCModel
+import MDCProtocol
 import NIOCore
 
 /// What ends a transaction in one partition.
@@ -34,26 +35,62 @@ protocol TransactionNode: Sendable {
     func newProducerID(_ done: @escaping @Sendable (Result<Int64, CoordinatorStorageError>) -> Void)
     /// Sees to it that groups have a place for their offsets, then calls `done`.
     func prepareGroups(_ done: @escaping @Sendable (ErrorCode) -> Void)
-    /// The epoch of the coordinator that a partition of `__transaction_state` makes this node.
-    func coordinatorEpoch(partition: Int32) -> Int32
-    /// Writes a marker; `done` is called, from any thread, when it is committed or cannot be written.
+    /// The epoch of the coordinator that a partition of `__transaction_state` makes this node; nil where it is none.
+    func coordinatorEpoch(partition: Int32) -> Int32?
+    /// Where a partition is led.
+    func place(_ partition: TopicPartition) -> LeaderPlace
+    /// Writes a marker here; `done` is called, from any thread, when it is committed or cannot be written. May block.
     func write(
         _ marker: TransactionEndMarker,
         to partition: TopicPartition,
+        _ done: @escaping @Sendable (ErrorCode) -> Void
+    )
+    /// Has another node write a marker; `done` is called with what became of each partition.
+    func send(
+        _ marker: TransactionEndMarker,
+        _ partitions: [TopicPartition],
+        to node: Int32,
+        _ done: @escaping @Sendable ([TopicPartition: ErrorCode]) -> Void
+    )
+    /// Asks the coordinator on another node whether a write may join a transaction; see
+    /// ``TransactionCoordinatorService/admit(_:to:_:adds:attempts:_:)``.
+    func ask(
+        _ node: Int32,
+        toAdmit partitions: [TopicPartition],
+        to id: String,
+        _ producer: ProducerIdentity,
+        adds: Bool,
         _ done: @escaping @Sendable (ErrorCode) -> Void
     )
 }
 
 /// The node that this process is.
 final class BrokerTransactionNode: TransactionNode {
+    private let node: Int32
     private let partitions: PartitionRegistry
+    private let metadata: MetadataStore
     private let controller: Controller
     private let groups: GroupCoordinatorService
+    private let peers: PeerRequests
 
-    init(partitions: PartitionRegistry, controller: Controller, groups: GroupCoordinatorService) {
+    /// Milliseconds after which another node's answer is not waited for any longer.
+    private static let markerTimeout: Int64 = 5_000
+    private static let admissionTimeout: Int64 = 3_000
+
+    init(
+        node: Int32,
+        partitions: PartitionRegistry,
+        metadata: MetadataStore,
+        controller: Controller,
+        groups: GroupCoordinatorService,
+        peers: PeerRequests
+    ) {
+        self.node = node
         self.partitions = partitions
+        self.metadata = metadata
         self.controller = controller
         self.groups = groups
+        self.peers = peers
     }
 
     func newProducerID(_ done: @escaping @Sendable (Result<Int64, CoordinatorStorageError>) -> Void) {
@@ -64,10 +101,14 @@ final class BrokerTransactionNode: TransactionNode {
 
     func prepareGroups(_ done: @escaping @Sendable (ErrorCode) -> Void) { groups.prepare(done) }
 
-    func coordinatorEpoch(partition: Int32) -> Int32 {
+    func coordinatorEpoch(partition: Int32) -> Int32? {
         let name = InternalTopic.transactionState.name
-        guard case .found(let found) = partitions.find(name: name, partition: partition) else { return 0 }
+        guard case .found(let found) = partitions.find(name: name, partition: partition) else { return nil }
         return found.leaderEpoch.rawValue
+    }
+
+    func place(_ partition: TopicPartition) -> LeaderPlace {
+        metadata.image.place(of: partition, for: node)
     }
 
     func write(
@@ -75,21 +116,98 @@ final class BrokerTransactionNode: TransactionNode {
         to partition: TopicPartition,
         _ done: @escaping @Sendable (ErrorCode) -> Void
     ) {
-        if partition.topic == InternalTopic.consumerOffsets.name {
-            return groups.endTransaction(marker, partition: partition.partition.rawValue, done)
+        switch partitions.find(name: partition.topic, partition: partition.partition.rawValue) {
+        case .noSuchTopic, .noSuchPartition: done(.unknownTopicOrPartition)
+        case .notLeader: done(.notLeaderOrFollower)
+        case .found(let found):
+            // What cannot be committed now is not written, or each attempt would leave a marker.
+            guard found.inSyncCount >= found.minInSync else { return done(.notEnoughReplicas) }
+            if partition.topic == InternalTopic.consumerOffsets.name {
+                return groups.endTransaction(marker, partition: partition.partition.rawValue, done)
+            }
+            do throws(LogError) {
+                let end = try found.append(marker, now: Timestamp(mdc_wall_clock_ms()))
+                found.whenCommitted(upTo: end) { result in
+                    switch result {
+                    case .success: done(.none)
+                    case .failure: done(found.isDeleted ? .notLeaderOrFollower : .notEnoughReplicasAfterAppend)
+                    }
+                }
+            } catch {
+                done(error.kafkaError)
+            }
         }
-        guard case .found(let found) = partitions.find(name: partition.topic, partition: partition.partition.rawValue)
-        else { return done(.unknownTopicOrPartition) }
-        do throws(LogError) {
-            let end = try found.append(marker, now: Timestamp(mdc_wall_clock_ms()))
-            found.whenCommitted(upTo: end) { result in
-                switch result {
-                case .success: done(.none)
-                case .failure: done(found.isDeleted ? .unknownTopicOrPartition : .notLeaderOrFollower)
+    }
+
+    func send(
+        _ marker: TransactionEndMarker,
+        _ partitions: [TopicPartition],
+        to remote: Int32,
+        _ done: @escaping @Sendable ([TopicPartition: ErrorCode]) -> Void
+    ) {
+        let request = WriteTxnMarkersRequest(
+            markers: [
+                .init(
+                    producerId: marker.producer.id,
+                    producerEpoch: marker.producer.epoch,
+                    transactionResult: marker.isCommit,
+                    topics: partitions.byTopic.map { .init(name: $0, partitionIndexes: $1) },
+                    coordinatorEpoch: marker.coordinatorEpoch,
+                    transactionVersion: marker.bumpsEpoch ? 2 : 0
+                )
+            ]
+        )
+        peers.send(request, version: 2, to: remote, .markers, within: Self.markerTimeout) { response in
+            var codes: [TopicPartition: ErrorCode] = [:]
+            for partition in partitions { codes[partition] = .requestTimedOut }
+            for topic in response?.markers.first?.topics ?? [] {
+                for partition in topic.partitions {
+                    let name = TopicPartition(topic: topic.name, partition: PartitionID(partition.partitionIndex))
+                    codes[name] = ErrorCode(rawValue: partition.errorCode)
                 }
             }
-        } catch {
-            done(error.kafkaError)
+            done(codes)
         }
+    }
+
+    func ask(
+        _ remote: Int32,
+        toAdmit partitions: [TopicPartition],
+        to id: String,
+        _ producer: ProducerIdentity,
+        adds: Bool,
+        _ done: @escaping @Sendable (ErrorCode) -> Void
+    ) {
+        let request = AddPartitionsToTxnRequest(
+            transactions: [
+                .init(
+                    transactionalId: id,
+                    producerId: producer.id,
+                    producerEpoch: producer.epoch,
+                    verifyOnly: !adds,
+                    topics: partitions.byTopic.map { .init(name: $0, partitions: $1) }
+                )
+            ]
+        )
+        peers.send(request, version: 5, to: remote, .admission, within: Self.admissionTimeout) { response in
+            guard let response, response.errorCode == 0, let results = response.resultsByTransaction.first else {
+                return done(.coordinatorNotAvailable)
+            }
+            let codes = results.topicResults.flatMap { $0.resultsByPartition }.map(\.partitionErrorCode)
+            guard codes.count == partitions.count else { return done(.coordinatorNotAvailable) }
+            switch ErrorCode(rawValue: codes.first { $0 != 0 } ?? 0) {
+            // It has not heard of the topic yet.
+            case .unknownTopicOrPartition, .operationNotAttempted: done(.coordinatorNotAvailable)
+            case let code: done(code)
+            }
+        }
+    }
+}
+
+extension [TopicPartition] {
+    /// The numbers of the partitions by topic, both in order.
+    fileprivate var byTopic: [(String, [Int32])] {
+        Dictionary(grouping: self, by: \.topic).sorted { $0.key < $1.key }
+            .map { ($0.key, $0.value.map(\.partition.rawValue).sorted()) }
     }
 }
