@@ -84,6 +84,7 @@ final class BrokerServices: Sendable {
         shareStates = ShareCoordinatorService(
             access: access,
             updatesPerSnapshot: configuration.shareSnapshotUpdateRecords,
+            peers: replicas == nil ? nil : (configuration.nodeID, peers, metadata),
             logger: logger
         )
         let shareSettings: @Sendable (String) -> ShareGroupSettings = { group in

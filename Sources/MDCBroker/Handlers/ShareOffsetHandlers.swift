@@ -84,6 +84,8 @@ struct DescribeShareGroupOffsetsHandler: Sendable {
             errorMessage: answer.message
         )
         switch services.find(topic, index) {
+        // Its end, and so the lag, is known where it is led.
+        case .failure(let refusal) where refusal.code == .notLeaderOrFollower: break
         case .failure(let refusal):
             described.errorCode = refusal.code.rawValue
             described.errorMessage = refusal.message

@@ -3,8 +3,8 @@
 import MDCModel
 import MDCProtocol
 
-/// The APIs of the share coordinator: how leaders of partitions on other nodes would keep what share groups have read.
-/// A node that leads both asks itself directly.
+/// The APIs of the share coordinator: how leaders of partitions on other nodes keep what share groups have read, and how
+/// groups' coordinators begin and end that. A node that is both asks itself directly.
 struct ShareStateHandlers: Sendable {
     let services: BrokerServices
 
@@ -14,11 +14,16 @@ struct ShareStateHandlers: Sendable {
     private typealias Reply = (topic: TopicID, partitions: [(index: Int32, answer: ShareStateAnswer)])
 
     /// Asks for many share partitions; the answers come as the questions were put.
-    private func ask(_ groupID: String, _ questions: [Question], _ done: @escaping @Sendable ([Reply]) -> Void) {
+    private func ask(
+        _ groupID: String,
+        _ questions: [Question],
+        _ context: RequestContext,
+        _ done: @escaping @Sendable ([Reply]) -> Void
+    ) {
         let events = questions.flatMap { question in
             question.partitions.map { (topic: question.topic, partition: $0.index, event: $0.event) }
         }
-        ask(groupID, events) { answers in
+        ask(groupID, events, context) { answers in
             var rest = answers[...]
             done(
                 questions.map { question in
@@ -34,6 +39,7 @@ struct ShareStateHandlers: Sendable {
     private func ask(
         _ groupID: String,
         _ events: [(topic: TopicID, partition: Int32, event: ShareStateEvent)],
+        _ context: RequestContext,
         _ done: @escaping @Sendable ([ShareStateAnswer]) -> Void
     ) {
         let image = services.metadata.image
@@ -55,10 +61,26 @@ struct ShareStateHandlers: Sendable {
             }
         }
         let (refused, positions) = (answers, places)
-        services.shareStates.askAll(sent) { found in
+        let finish: @Sendable ([ShareStateAnswer]) -> Void = { found in
             var answers = refused
             for (place, answer) in zip(positions, found) { answers[place] = answer }
             done(answers)
+        }
+        guard let sender = PeerFence.Sender(.shareStates, clientID: context.clientID) else {
+            return services.shareStates.askAll(sent, finish)
+        }
+        if sent.isEmpty { return finish([]) }
+        let asked = sent
+        let gathering = ResultsInOrder(asked.count, finish)
+        let tickets = services.fence.pass(sender) {
+            asked.enumerated().map { index, item in
+                services.shareStates.submitHere(item.event, of: item.key) { gathering.put($0, at: index) }
+            }
+        }
+        guard let tickets else { return context.closeConnection("the sender has made a newer connection") }
+        for (index, ticket) in tickets.enumerated() {
+            ticket.proceed()
+            if let refusal = ticket.refusal { gathering.put(refusal, at: index) }
         }
     }
 
@@ -102,7 +124,7 @@ struct ShareStateHandlers: Sendable {
                 }
             )
         }
-        ask(request.groupId, questions) { replies in
+        ask(request.groupId, questions, context) { replies in
             for topic in request.topics { services.shares.reset(request.groupId, topics: [topic.topicId]) }
             context.respond(
                 InitializeShareGroupStateResponse(
@@ -123,7 +145,7 @@ struct ShareStateHandlers: Sendable {
         let questions = request.topics.map { topic -> Question in
             (topic.topicId, topic.partitions.map { ($0.partition, .read(leaderEpoch: $0.leaderEpoch)) })
         }
-        ask(request.groupId, questions) { replies in
+        ask(request.groupId, questions, context) { replies in
             context.respond(
                 ReadShareGroupStateResponse(
                     results: replies.map { topic, partitions in
@@ -159,7 +181,7 @@ struct ShareStateHandlers: Sendable {
         let questions = request.topics.map { topic -> Question in
             (topic.topicId, topic.partitions.map { ($0.partition, .write(ShareStateWrite($0))) })
         }
-        ask(request.groupId, questions) { replies in
+        ask(request.groupId, questions, context) { replies in
             context.respond(
                 WriteShareGroupStateResponse(
                     results: replies.map { topic, partitions in
@@ -179,7 +201,7 @@ struct ShareStateHandlers: Sendable {
         let questions = request.topics.map { topic -> Question in
             (topic.topicId, topic.partitions.map { ($0.partition, .delete) })
         }
-        ask(request.groupId, questions) { replies in
+        ask(request.groupId, questions, context) { replies in
             for topic in request.topics { services.shares.reset(request.groupId, topics: [topic.topicId]) }
             context.respond(
                 DeleteShareGroupStateResponse(
@@ -200,7 +222,7 @@ struct ShareStateHandlers: Sendable {
         let questions = request.topics.map { topic -> Question in
             (topic.topicId, topic.partitions.map { ($0.partition, .summary(leaderEpoch: $0.leaderEpoch)) })
         }
-        ask(request.groupId, questions) { replies in
+        ask(request.groupId, questions, context) { replies in
             context.respond(
                 ReadShareGroupStateSummaryResponse(
                     results: replies.map { topic, partitions in

@@ -57,8 +57,11 @@ extension GroupCoordinatorService {
         }
         shareStates.askAll(events) { [self] answers in
             var missing: [(key: SharePartitionKey, event: ShareStateEvent)] = []
-            for (event, answer) in zip(events, answers) where answer.code != .none || answer.state == .absent {
-                missing.append((event.0, .initialize(stateEpoch: 0, startOffset: -1)))
+            // What may be there must not be begun anew.
+            guard answers.allSatisfy({ $0.code == .none }) else { return done(false) }
+            for (event, answer) in zip(events, answers) where answer.state == .absent {
+                // Epoch 0 means on the wire that there is no state.
+                missing.append((event.0, .initialize(stateEpoch: 1, startOffset: -1)))
             }
             shareStates.askAll(missing) { answers in
                 guard answers.allSatisfy({ $0.code == .none }) else { return done(false) }

@@ -8,6 +8,8 @@ import NIOCore
 final class ShareCoordinatorService: Sendable {
     let access: any InternalTopicAccess
     private let shards: ShardTable<ShareStateShard>
+    /// For the share coordinators on other nodes; nil on a node that is alone.
+    private let remote: RemoteShareStates?
 
     /// Called once, from any thread; no lock of a coordinator is held.
     typealias Completion = @Sendable (ShareStateAnswer) -> Void
@@ -18,12 +20,43 @@ final class ShareCoordinatorService: Sendable {
         var proceed: @Sendable () -> Void
     }
 
-    init(access: any InternalTopicAccess, updatesPerSnapshot: Int, logger: Logger) {
+    /// - Parameter peers: This node's number and how it reaches others, where there may be others.
+    init(
+        access: any InternalTopicAccess,
+        updatesPerSnapshot: Int,
+        peers: (node: Int32, requests: PeerRequests, metadata: MetadataStore)? = nil,
+        logger: Logger
+    ) {
         self.access = access
-        shards = ShardTable(access: access, logger: logger) { partition in
+        let shards = ShardTable(access: access, logger: logger) { partition in
             ShardRuntime(partition: partition, access: access, logger: logger) { _ in
                 ShareStateShard(updatesPerSnapshot: updatesPerSnapshot)
             }
+        }
+        self.shards = shards
+        remote = peers.map { node, requests, metadata in
+            RemoteShareStates(
+                RemoteShareStates.Node(
+                    place: { key in
+                        let image = metadata.image
+                        let topic = InternalTopic.shareGroupState.name
+                        guard let count = image.topic(topic)?.partitions.count else { return .gone }
+                        let index = GroupCoordinatorService.partition(of: key.description, count: Int32(count))
+                        return image.place(
+                            of: TopicPartition(topic: topic, partition: PartitionID(index)),
+                            for: node
+                        )
+                    },
+                    askHere: { event, key, done in
+                        let ticket = Self.submit(event, of: key, to: shards, done)
+                        ticket.proceed()
+                        if let refusal = ticket.refusal { done(refusal) }
+                    },
+                    askNode: { requests.ask($0, $1, of: $2, $3) },
+                    schedule: { _ = access.schedule(after: $0, $1) },
+                    now: { access.now().monotonic }
+                )
+            )
         }
     }
 
@@ -36,7 +69,10 @@ final class ShareCoordinatorService: Sendable {
         topicsDeleted()
     }
 
-    func stop() { shards.stop() }
+    func stop() {
+        remote?.stop()
+        shards.stop()
+    }
 
     /// This node begins to lead a partition of the coordinator's topic, or ceases to.
     func elected(_ partition: Int32, of count: Int) { shards.elected(partition, of: count) }
@@ -47,9 +83,26 @@ final class ShareCoordinatorService: Sendable {
 
     // MARK: Events
 
-    /// Sends an event to the shard of `key`, behind all that were sent before. Unless it is refused at once, it is on the
-    /// log when this returns, and `completion` gets its answer when it is committed.
+    /// Sends an event to the coordinator of `key`, behind all that were sent before. Unless it is refused at once, it is on
+    /// the log, or on its way to another node's, when this returns, and `completion` gets its answer when it is committed.
     func submit(_ event: ShareStateEvent, of key: SharePartitionKey, _ completion: @escaping Completion) -> Ticket {
+        if let remote, remote.takes(key) {
+            return Ticket(proceed: remote.enqueue(event, of: key, completion))
+        }
+        return Self.submit(event, of: key, to: shards, completion)
+    }
+
+    /// The same for what another node asks, which knows this one for the coordinator.
+    func submitHere(_ event: ShareStateEvent, of key: SharePartitionKey, _ completion: @escaping Completion) -> Ticket {
+        Self.submit(event, of: key, to: shards, completion)
+    }
+
+    private static func submit(
+        _ event: ShareStateEvent,
+        of key: SharePartitionKey,
+        to shards: ShardTable<ShareStateShard>,
+        _ completion: @escaping Completion
+    ) -> Ticket {
         guard let shard = shards.shard(of: key.description) else {
             return Ticket(
                 refusal: .refusal(.notCoordinator, "there is no share coordinator yet; look for it first"),
@@ -58,9 +111,9 @@ final class ShareCoordinatorService: Sendable {
         }
         let ticket = shard.hold(
             ShareStateRequest(event: event, key: key),
-            isRefusal: { Self.answer($0).code != .none }
-        ) { completion(Self.answer($0)) }
-        return Ticket(refusal: ticket.refusal.map(Self.answer), proceed: ticket.proceed)
+            isRefusal: { answer($0).code != .none }
+        ) { completion(answer($0)) }
+        return Ticket(refusal: ticket.refusal.map(answer), proceed: ticket.proceed)
     }
 
     private static func answer(_ outcome: ShardOutcome<ShareStateAnswer>) -> ShareStateAnswer {
@@ -76,7 +129,7 @@ final class ShareCoordinatorService: Sendable {
 
     /// Sends an event; `completion` gets its answer in any case. Makes the coordinator's topic where it is missing.
     func ask(_ event: ShareStateEvent, of key: SharePartitionKey, _ completion: @escaping Completion) {
-        guard !shards.isEmpty else {
+        guard !shards.isEmpty || access.partitionCount(of: .shareGroupState) != nil else {
             return prepare { code in
                 guard code == .none else { return completion(.refusal(code, "there is no share coordinator")) }
                 self.ask(event, of: key, completion)

@@ -94,6 +94,10 @@ struct ShareStateShard: Equatable, Sendable {
         switch event {
         case .initialize(let stateEpoch, let startOffset):
             if let state, state.stateEpoch > stateEpoch { return Self.fencedState(state.stateEpoch, stateEpoch) }
+            // Asked for twice: what a leader has written since stays.
+            if let state, state.stateEpoch == stateEpoch, startOffset < 0 {
+                return Step(answer: ShareStateAnswer(state: state))
+            }
             return begin(key, state, stateEpoch, startOffset, now)
         case .restart(let startOffset):
             return begin(key, state, (state?.stateEpoch ?? 0) + 1, startOffset, now)
