@@ -26,7 +26,9 @@ struct MarkersOutstandingTests {
         var leaders: [Int32: LeaderPlace] = [0: .here, 1: .node(2), 2: .node(3), 3: .node(2)]
         var now: Int64 = 1000
 
-        private func locate(_ partition: TopicPartition) -> LeaderPlace { leaders[partition.partition.rawValue] ?? .gone }
+        private func locate(_ partition: TopicPartition) -> LeaderPlace {
+            leaders[partition.partition.rawValue] ?? .gone
+        }
 
         mutating func add(_ indexes: [Int32]) -> [Action] {
             outstanding.add(marker, indexes.map(MarkersOutstandingTests.partition), now: now, locate: locate).actions
