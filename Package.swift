@@ -7,13 +7,16 @@ import PackageDescription
 // `MDC_STRICT=1` (set by `make test` and CI) turns warnings into errors.
 let strict = Context.environment["MDC_STRICT"] == "1"
 
+// `MDC_SANITIZE=1` (set by `dev/sanitize`) takes locks that the thread sanitizer sees instead of `Mutex`.
+let sanitizing = Context.environment["MDC_SANITIZE"] == "1"
+
 let settings: [SwiftSetting] =
     [
         .enableUpcomingFeature("ExistentialAny"),
         .enableUpcomingFeature("MemberImportVisibility"),
         .enableUpcomingFeature("InternalImportsByDefault"),
         .enableExperimentalFeature("Lifetimes"),
-    ] + (strict ? [.treatAllWarnings(as: .error)] : [])
+    ] + (strict ? [.treatAllWarnings(as: .error)] : []) + (sanitizing ? [.define("MDC_SANITIZE")] : [])
 
 let cSettings: [CSetting] = strict ? [.treatAllWarnings(as: .error)] : []
 

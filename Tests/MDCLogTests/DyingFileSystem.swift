@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import MDCLog
+import MDCModel
 import Synchronization
 
 /// The real disk under a process that dies at its n-th change of it: that call is done by half or not at all, and nothing

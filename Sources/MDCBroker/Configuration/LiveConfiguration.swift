@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import MDCModel
 import Synchronization
 
 /// The node's settings in force: those it was started with, under those that were set while it ran. What is set for all nodes

@@ -2,6 +2,7 @@
 
 import CMDCSystem
 import DequeModule
+import MDCModel
 import NIOCore
 import Synchronization
 

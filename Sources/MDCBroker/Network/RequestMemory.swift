@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import MDCModel
 import Synchronization
 
 /// Bounds the bytes of requests that are half received, over all connections.

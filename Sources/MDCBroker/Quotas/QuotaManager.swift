@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import MDCModel
 import Synchronization
 
 /// Who is held back how long: the quotas in force and what was used of them.

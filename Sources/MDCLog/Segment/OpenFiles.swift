@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import MDCModel
 import Synchronization
 
 /// Keeps the number of open segment files, and the memory of their indexes, below a bound: idle ones are closed and

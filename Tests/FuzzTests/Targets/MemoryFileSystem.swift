@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import MDCLog
+import MDCModel
 import Synchronization
 
 /// A disk in memory that never fails and forgets nothing: fast enough to open a log ten thousand times a second.
