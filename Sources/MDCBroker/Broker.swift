@@ -261,15 +261,16 @@ public final class Broker: Service {
         threads: BrokerThreads,
         timers: HeapTimerService
     ) throws -> BrokerServices {
-        let folder = try DataFolder.read(
-            configuration.dataDirectory,
+        let folders = try DataFolders(
+            reading: configuration.dataDirectories,
             nodeID: configuration.nodeID,
             fileSystem: fileSystem
         )
         let logs = try openLogs(fileSystem)
         do {
             let live = LiveConfiguration(configuration)
-            let identity = try format(folder)
+            let failed = Set(logs.directoryUsage().filter { $0.offlineReason != nil }.map(\.path))
+            let identity = try folders.format { failed.contains($0) }
             let (store, quorum) = try openQuorum(logs, identity, live, threads)
             let registry = PartitionRegistry()
             let controller = Controller(
@@ -341,6 +342,14 @@ public final class Broker: Service {
         _ live: LiveConfiguration,
         _ threads: BrokerThreads
     ) throws -> (MetadataStore, QuorumNode) {
+        if logs.directoryUsage().contains(where: { $0.path == configuration.dataDirectory && $0.offlineReason != nil })
+        {
+            throw BrokerError(
+                .dataFolder,
+                "the first data folder, \(configuration.dataDirectory), cannot be used, and it holds the metadata; replace "
+                    + "or remount the disk and start again"
+            )
+        }
         let log =
             try logs.partition(MetadataStore.topicPartition)
             ?? logs.createPartition(
@@ -348,6 +357,13 @@ public final class Broker: Service {
                 topicID: MetadataStore.topicID,
                 settings: metadataSettings
             )
+        guard log.dataDirectory == configuration.dataDirectory else {
+            throw BrokerError(
+                .dataFolder,
+                "the metadata are in \(log.dataDirectory), not in \(configuration.dataDirectory): name the folders in the "
+                    + "order in which they were named before"
+            )
+        }
         try log.update(settings: metadataSettings)
         let replica = RaftReplica(node: BrokerID(configuration.nodeID), directory: identity.directoryID)
         let others = configuration.voters.filter { $0.id != configuration.nodeID }
@@ -405,7 +421,7 @@ public final class Broker: Service {
     }
 
     private func openLogs(_ fileSystem: any FileSystem) throws(BrokerError) -> LogManager {
-        var logging = LogConfiguration(directories: [configuration.dataDirectory])
+        var logging = LogConfiguration(directories: configuration.dataDirectories)
         logging.defaultSettings = configuration.topicDefaults
         logging.syncParallelism = configuration.syncThreads
         logging.retentionCheckMilliseconds = configuration.retentionCheckMilliseconds
@@ -424,25 +440,17 @@ public final class Broker: Service {
             if error.code == .locked {
                 throw BrokerError(
                     .dataFolder,
-                    "another process uses the data folder \(configuration.dataDirectory); stop it first",
+                    "another process uses the data folder \(configuration.dataDirectories.joined(separator: " or ")); "
+                        + "stop it first",
                     cause: error
                 )
             }
-            throw BrokerError(.storage, "the data folder \(configuration.dataDirectory) cannot be opened", cause: error)
+            throw BrokerError(
+                .storage,
+                "the data folder \(configuration.dataDirectories.joined(separator: " or ")) cannot be opened",
+                cause: error
+            )
         }
-    }
-
-    /// Gives a new folder its id, before anything is promised in its name.
-    private func format(_ folder: DataFolder?) throws(BrokerError) -> DataIdentity {
-        var random = SystemRandomNumberGenerator()
-        var known =
-            folder
-            ?? DataFolder(clusterID: "", nodeID: configuration.nodeID, directoryID: .zero)
-        if known.directoryID == .zero {
-            known.directoryID = KafkaUUID.random(using: &random)
-            try known.write(configuration.dataDirectory, fileSystem: fileSystem)
-        }
-        return DataIdentity(known, path: configuration.dataDirectory, fileSystem: fileSystem)
     }
 
     // MARK: Stopping
@@ -520,7 +528,8 @@ public final class Broker: Service {
         }
     }
 
-    private func metrics() -> String {
+    /// The page `/metrics`.
+    func metrics() -> String {
         var report = MetricsReport()
         report.add("mdc_memory_resident_bytes", "gauge", "Memory that the process holds.", max(0, mdc_resident_bytes()))
         guard let running = inner.withLock({ $0.running }) else { return report.page }

@@ -9,8 +9,12 @@ struct DataFolder {
     var clusterID: String
     var nodeID: Int32
     var directoryID: KafkaUUID
+    /// Ids of the node's other folders; in the first one alone.
+    var otherIDs: [KafkaUUID] = []
 
-    private static let fileName = "meta.properties"
+    static let fileName = "meta.properties"
+    /// A line that Kafka passes over.
+    static let otherIDsKey = "mdc.other.directories"
 
     /// Reads the identity of `path`; nil where the folder is not formatted. Makes the folder if need be.
     /// - Throws: `.dataFolder` where it belongs to another node or cannot be used.
@@ -58,18 +62,29 @@ struct DataFolder {
             )
         }
         let directory = values["directory.id"].flatMap { KafkaUUID(String($0)) } ?? .zero
-        return DataFolder(clusterID: String(cluster), nodeID: node, directoryID: directory)
+        let others = values[Substring(otherIDsKey)].map {
+            $0.split(separator: ",").compactMap { KafkaUUID(String($0)) }
+        }
+        return DataFolder(
+            clusterID: String(cluster),
+            nodeID: node,
+            directoryID: directory,
+            otherIDs: others ?? []
+        )
     }
 
     /// Writes the identity, durably.
     func write(_ path: String, fileSystem: any FileSystem) throws(BrokerError) {
-        let text = """
+        var text = """
             version=1
             cluster.id=\(clusterID)
             node.id=\(nodeID)
             directory.id=\(directoryID)
 
             """
+        if !otherIDs.isEmpty {
+            text += "\(Self.otherIDsKey)=\(otherIDs.map(\.description).joined(separator: ","))\n"
+        }
         do {
             // Either the old or the new content is there after any crash.
             let temporary = "\(path)/\(Self.fileName).tmp"
@@ -91,36 +106,43 @@ struct DataFolder {
     }
 }
 
-/// The identity of the folder in use: its directory id from the start, its cluster as soon as that is known.
+/// The identity of the folders in use: the first one's directory id from the start, the cluster as soon as that is known.
 final class DataIdentity: Sendable {
-    private let state: Mutex<DataFolder>
-    private let path: String
+    private let state: Mutex<[(folder: DataFolder, path: String)]>
     private let fileSystem: any FileSystem
+    /// Of the first folder.
+    let directoryID: KafkaUUID
 
-    init(_ folder: DataFolder, path: String, fileSystem: any FileSystem) {
-        state = Mutex(folder)
-        self.path = path
+    init(_ folders: [(folder: DataFolder, path: String)], fileSystem: any FileSystem) {
+        directoryID = folders[0].folder.directoryID
+        state = Mutex(folders)
         self.fileSystem = fileSystem
     }
 
-    var directoryID: KafkaUUID { state.withLock { $0.directoryID } }
-    var clusterID: String { state.withLock { $0.clusterID } }
+    var clusterID: String { state.withLock { $0[0].folder.clusterID } }
 
-    /// Notes the cluster. Throws `.dataFolder` where the folder belongs to another.
+    /// Notes the cluster in every folder. Throws `.dataFolder` where the first belongs to another, or cannot be written.
     func settle(_ clusterID: String) throws(BrokerError) {
-        try state.withLock { folder throws(BrokerError) in
-            if folder.clusterID == clusterID { return }
-            guard folder.clusterID.isEmpty else {
-                throw BrokerError(
-                    .dataFolder,
-                    "the data folder \(path) says cluster \(folder.clusterID), its metadata \(clusterID); parts of two "
-                        + "folders were mixed"
-                )
+        try state.withLock { folders throws(BrokerError) in
+            for (index, entry) in folders.enumerated() where entry.folder.clusterID != clusterID {
+                guard entry.folder.clusterID.isEmpty else {
+                    throw BrokerError(
+                        .dataFolder,
+                        "the data folder \(entry.path) says cluster \(entry.folder.clusterID), its metadata "
+                            + "\(clusterID); parts of two folders were mixed"
+                    )
+                }
+                var settled = entry.folder
+                settled.clusterID = clusterID
+                do throws(BrokerError) {
+                    try settled.write(entry.path, fileSystem: fileSystem)
+                } catch {
+                    // Another folder than the first may have failed by now; the next start tries again.
+                    guard index > 0 else { throw error }
+                    continue
+                }
+                folders[index].folder = settled
             }
-            var settled = folder
-            settled.clusterID = clusterID
-            try settled.write(path, fileSystem: fileSystem)
-            folder = settled
         }
     }
 }

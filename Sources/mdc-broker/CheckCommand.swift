@@ -12,7 +12,8 @@ struct CheckCommand {
             OptionDescription(
                 name: "data",
                 value: "folder",
-                help: "The data folder, or the folder of one partition (default: ./mdc-data)."
+                help: "The data folder, or the folder of one partition (default: ./mdc-data).",
+                repeats: true
             ),
             OptionDescription(name: "records", help: "Decompress and decode every record too."),
         ]
@@ -24,16 +25,22 @@ struct CheckCommand {
 
     /// Returns the exit status.
     func run() -> Int32 {
-        var checker = LogChecker(directory: options["data"] ?? "./mdc-data")
-        checker.decodesRecords = options.has("records")
-        do throws(LogError) {
-            let report = try checker.run()
-            print(report)
-            return report.isSound ? 0 : 1
-        } catch {
-            Console.error("mdc-broker: \(error.message)")
-            return 1
+        let folders = options.all("data").flatMap { $0.split(separator: ",").map(String.init) }
+        var status: Int32 = 0
+        for folder in folders.isEmpty ? ["./mdc-data"] : folders {
+            if folders.count > 1 { print("\(folder):") }
+            var checker = LogChecker(directory: folder)
+            checker.decodesRecords = options.has("records")
+            do throws(LogError) {
+                let report = try checker.run()
+                print(report)
+                if !report.isSound { status = 1 }
+            } catch {
+                Console.error("mdc-broker: \(error.message)")
+                status = 1
+            }
         }
+        return status
     }
 }
 

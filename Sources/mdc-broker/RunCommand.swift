@@ -31,7 +31,12 @@ struct RunCommand {
                 value: "number",
                 help: "The id of the node in its cluster (default: 1)."
             ),
-            OptionDescription(name: "data", value: "folder", help: "The data folder (default: ./mdc-data)."),
+            OptionDescription(
+                name: "data",
+                value: "folder",
+                help: "A data folder (default: ./mdc-data); the first holds the metadata.",
+                repeats: true
+            ),
             OptionDescription(
                 name: "listen",
                 value: "host:port",
@@ -134,7 +139,8 @@ struct RunCommand {
             ("voters", "controller.quorum.voters"), ("http", "http.listeners"), ("log-format", "logging.format"),
         ]
         for (option, setting) in names {
-            if let value = options[option] { try configuration.set(setting, to: value) }
+            let values = options.all(option)
+            if !values.isEmpty { try configuration.set(setting, to: values.joined(separator: ",")) }
         }
         return configuration
     }

@@ -61,8 +61,14 @@ public struct BrokerConfiguration: Sendable {
 
     /// The id of the node in its cluster, from 0.
     public var nodeID: Int32 = 1
-    /// The data folder; formatted when empty.
-    public var dataDirectory = "./mdc-data"
+    /// The data folders, each made and formatted when empty. The first holds the metadata; a new partition goes to the one
+    /// with the fewest.
+    public var dataDirectories = ["./mdc-data"]
+    /// The first data folder, which holds the metadata; to set it makes it the only one.
+    public var dataDirectory: String {
+        get { dataDirectories.first ?? "" }
+        set { dataDirectories = [newValue] }
+    }
     /// Where clients connect.
     public var listen = HostPort(host: "127.0.0.1", port: 9092)
     /// What clients are told to connect to; what is listened on where nil.
@@ -291,7 +297,8 @@ public struct BrokerConfiguration: Sendable {
     /// What makes the settings as a whole unusable; nil where nothing does.
     public var problem: String? {
         if nodeID < 0 { return "node.id is \(nodeID), but ids start at 0" }
-        if dataDirectory.isEmpty { return "log.dirs is empty; name a folder" }
+        if dataDirectories.isEmpty || dataDirectories.contains("") { return "log.dirs is empty; name a folder" }
+        if Set(dataDirectories).count != dataDirectories.count { return "log.dirs names a folder twice" }
         if queuedMaxRequestBytes < requestMaxBytes {
             return "queued.max.request.bytes (\(queuedMaxRequestBytes)) is below socket.request.max.bytes "
                 + "(\(requestMaxBytes)); raise it, so that the largest request can arrive"

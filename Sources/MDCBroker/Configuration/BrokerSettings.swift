@@ -83,14 +83,17 @@ public enum BrokerSettings {
         integer("node.id", .int, \.nodeID, 0...Int32.max, "The id of the node in its cluster."),
         BrokerSetting(
             name: "log.dirs",
-            type: .string,
-            documentation: "The data folder.",
-            apply: {
-                guard !$1.isEmpty, !$1.contains(",") else { return "expected one folder" }
-                $0.dataDirectory = $1
+            type: .list,
+            documentation: "The data folders, separated by commas; the first holds the metadata.",
+            apply: { configuration, text in
+                let folders = text.split(separator: ",", omittingEmptySubsequences: false).map {
+                    String($0.drop { $0 == " " })
+                }
+                guard !folders.contains("") else { return "expected folders, separated by commas" }
+                configuration.dataDirectories = folders
                 return nil
             },
-            value: { $0.dataDirectory }
+            value: { $0.dataDirectories.joined(separator: ",") }
         ),
         BrokerSetting(
             name: "listeners",

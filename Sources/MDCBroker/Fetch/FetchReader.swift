@@ -156,6 +156,7 @@ struct FetchReader: Sendable {
         case .noSuchTopic: return (nil, byID ? .unknownTopicId : .unknownTopicOrPartition)
         case .noSuchPartition: return (nil, .unknownTopicOrPartition)
         case .notLeader: return (nil, .notLeaderOrFollower)
+        case .offline: return (nil, .kafkaStorageError)
         }
     }
 

@@ -13,6 +13,7 @@ extension BrokerServices {
         case .found(let found): partition = found
         case .noSuchTopic, .noSuchPartition:
             return .failure(Refusal(code: .unknownTopicOrPartition, message: "there is no \(topic)-\(index)"))
+        case .offline(let reason): return .failure(Refusal(code: .kafkaStorageError, message: reason))
         case .notLeader:
             return .failure(Refusal(code: .notLeaderOrFollower, message: "this node does not lead \(topic)-\(index)"))
         }

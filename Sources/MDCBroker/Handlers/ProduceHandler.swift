@@ -138,6 +138,7 @@ struct ProduceHandler: Sendable {
         case .noSuchTopic: return Self.failed(item, byID ? .unknownTopicId : .unknownTopicOrPartition, nil)
         case .noSuchPartition: return Self.failed(item, .unknownTopicOrPartition, nil)
         case .notLeader: return Self.failed(item, .notLeaderOrFollower, "this node does not lead the partition")
+        case .offline(let reason): return Self.failed(item, .kafkaStorageError, reason)
         }
         let producer = Self.transactionalProducer(item.records)
         if let (code, message) = refusal(item, view, partition, producer, admission, index) {

@@ -102,6 +102,12 @@ struct MetricsCollector {
             "Size of the file system of a data folder.",
             series: directories.map { ([("directory", $0.path)], String($0.totalBytes ?? 0)) }
         )
+        report.add(
+            "mdc_data_folder_offline",
+            "gauge",
+            "1 where a data folder has failed.",
+            series: directories.map { ([("directory", $0.path)], $0.offlineReason == nil ? "0" : "1") }
+        )
         let status = services.controller.quorum.status
         let sizes = (snapshot: status.snapshotBytes, log: status.logBytes)
         report.add(
@@ -126,7 +132,7 @@ struct MetricsCollector {
             "mdc_partitions_offline",
             "gauge",
             "Partitions that take no records.",
-            all.count { $0.figures.isOffline }
+            all.count { $0.figures.isOffline } + services.partitions.offlineCount
         )
         report.add(
             "mdc_log_segments",

@@ -12,6 +12,8 @@ protocol PartitionChangeProposing: Sendable {
     /// With each member comes the broker epoch of the run whose progress vouches for it, -1 where the leader has not heard
     /// of one: refused with INELIGIBLE_REPLICA where a member has been started since, or is new and nobody knows which run
     /// of it has the records (KIP-903).
+    ///
+    /// A leader that is not in the ISR that it asks for resigns: another member leads from then on.
     func alterPartition(
         topicID: TopicID,
         partition: Int32,
@@ -25,8 +27,9 @@ protocol PartitionChangeProposing: Sendable {
 /// Carries out on this node what the metadata say of partitions; on one thread.
 protocol ReplicaApplying: Sendable {
     /// The state of a partition of which this node has, or had, a replica: to lead it, to follow, or neither. Nothing
-    /// happens where leader epoch and partition epoch are those of the last time.
-    func apply(topic: TopicImage, partition: Int32, state: PartitionImage) throws(LogError)
+    /// happens where leader epoch and partition epoch are those of the last time. `isNew`: the topic was made in this run of
+    /// the node.
+    func apply(topic: TopicImage, partition: Int32, state: PartitionImage, isNew: Bool) throws(LogError)
     /// A topic is deleted, with its logs.
     func remove(topicID: TopicID)
 }

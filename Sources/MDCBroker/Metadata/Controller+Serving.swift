@@ -38,9 +38,11 @@ extension Controller {
     /// failed.
     func serve(_ delta: MetadataStore.Delta, all: Bool) -> [TopicID: LogError] {
         var touched: Set<TopicID> = []
+        var created: Set<TopicID> = []
         var deleted: Set<TopicID> = []
         var isEverything = all || delta.records == nil
         for record in delta.records ?? [] {
+            if case .topicCreated(_, let id, _, _) = record { created.insert(id) }
             switch record {
             case .topicCreated(_, let id, _, _), .partitionsAdded(let id, _), .partitionState(let id, _, _),
                 .partitionChanged(let id, _, _, _, _):
@@ -55,7 +57,8 @@ extension Controller {
         var failures: [TopicID: LogError] = [:]
         for topic in isEverything ? Array(delta.image.topics.values) : touched.compactMap(delta.image.topic) {
             do throws(LogError) {
-                try serve(topic)
+                // What was made in this run is in no folder yet, not even in one that cannot be listed.
+                try serve(topic, isNew: !all && created.contains(topic.id))
             } catch {
                 failures[topic.id] = error
                 logger.error("a topic is not served", metadata: ["topic": "\(topic.name)", "error": "\(error)"])
@@ -107,7 +110,7 @@ extension Controller {
         try logs.deletePartition(name)
     }
 
-    private func serve(_ topic: TopicImage) throws(LogError) {
+    private func serve(_ topic: TopicImage, isNew: Bool) throws(LogError) {
         let node = configuration.nodeID
         if let replicas = replicas.withLock({ $0 }) {
             for (index, image) in topic.partitions.enumerated() {
@@ -118,7 +121,7 @@ extension Controller {
                 if image.leader == node {
                     try removeUnfinished(TopicPartition(topic: topic.name, partition: PartitionID(Int32(index))))
                 }
-                try replicas.apply(topic: topic, partition: Int32(index), state: image)
+                try replicas.apply(topic: topic, partition: Int32(index), state: image, isNew: isNew)
             }
             return
         }
@@ -129,10 +132,15 @@ extension Controller {
             let known = registry.local(topic.id, Int32(index))
             guard image.leader == node else {
                 if known != nil { registry.remove(topic.id, Int32(index)) }
+                registry.note(topic.id, Int32(index), offline: nil)
                 continue
             }
             if let known, known.leaderEpoch.rawValue == image.leaderEpoch { continue }
-            let log = try open(name, topic.id, settings)
+            if logs.isOutOfReach(name, isNew: isNew) {
+                noteOffline(name, topic.id)
+                continue
+            }
+            let log = try open(name, topic.id, settings, isNew: isNew)
             log.beginEpoch(LeaderEpoch(image.leaderEpoch))
             added.append(
                 Partition(
@@ -148,10 +156,22 @@ extension Controller {
         registry.add(added)
     }
 
-    private func open(_ name: TopicPartition, _ id: TopicID, _ settings: LogSettings) throws(LogError) -> PartitionLog {
+    /// The log of a partition that this node leads is in a data folder that has failed: the others are served without it.
+    private func noteOffline(_ name: TopicPartition, _ id: TopicID) {
+        let reason = logs.offlineReason(of: name)?.message ?? "its data folder has failed"
+        registry.note(id, name.partition.rawValue, offline: reason)
+        logger.error("a partition is not served", metadata: ["partition": "\(name)", "error": "\(reason)"])
+    }
+
+    private func open(
+        _ name: TopicPartition,
+        _ id: TopicID,
+        _ settings: LogSettings,
+        isNew: Bool
+    ) throws(LogError) -> PartitionLog {
         try removeUnfinished(name)
         guard let known = logs.partition(name) else {
-            return try logs.createPartition(name, topicID: id, settings: settings)
+            return try logs.createPartition(name, topicID: id, settings: settings, isNew: isNew)
         }
         guard known.topicID == id else {
             throw LogError(

@@ -11,7 +11,8 @@ extension ControllerState {
         return (topic, topic.partitions[Int(index)])
     }
 
-    /// Compare-and-set of the ISR by the leader (trap 4), never with a replica that is fenced (trap 5).
+    /// Compare-and-set of the ISR by the leader (trap 4), never with a replica that is fenced (trap 5). A leader that leaves
+    /// itself out, since its disk has failed, resigns: another member leads.
     func alter(_ change: PartitionAlteration) throws(Refusal) -> [MetadataRecord] {
         guard let topic = image.topic(change.topicID),
             topic.partitions.indices.contains(Int(change.partition))
@@ -33,7 +34,8 @@ extension ControllerState {
                 message: "\(name) has changed since: its partition epoch is \(now.partitionEpoch)"
             )
         }
-        guard change.isr.contains(now.leader), Set(change.isr).count == change.isr.count,
+        guard !change.isr.isEmpty, Set(change.isr).count == change.isr.count,
+            change.isr.contains(now.leader) || change.isr.allSatisfy({ now.isr.contains($0) }),
             change.isr.allSatisfy({ now.replicas.contains($0) }), change.epochs.count == change.isr.count
         else { throw Refusal(code: .invalidRequest, message: "the ISR \(change.isr) of \(name) is not possible") }
         if let fenced = change.isr.first(where: { !image.isActive($0) }) {
@@ -47,6 +49,7 @@ extension ControllerState {
                 throw Refusal(code: .ineligibleReplica, message: "node \(member) has registered anew since")
             }
         }
+        let resigning = change.isr.contains(now.leader) ? nil : now.leader
         var next = now
         next.partitionEpoch += 1
         next.isr = now.replicas.filter { change.isr.contains($0) }
@@ -54,7 +57,11 @@ extension ControllerState {
             next.elr = []
         } else {
             let left = now.isr.filter { !next.isr.contains($0) }
-            next.elr = (now.elr + left).filter { !next.isr.contains($0) }
+            next.elr = (now.elr + left).filter { !next.isr.contains($0) && $0 != resigning }
+        }
+        if resigning != nil, let chosen = next.isr.first {
+            next.leader = chosen
+            next.leaderEpoch += 1
         }
         complete(&next)
         return [.partitionState(id: topic.id, partition: change.partition, state: next)]

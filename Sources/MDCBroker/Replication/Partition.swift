@@ -184,6 +184,8 @@ final class PartitionRegistry: Sendable {
         var byName: [String: [Partition?]] = [:]
         var byID: [TopicID: [Partition?]] = [:]
         var byLog: [ObjectIdentifier: Partition] = [:]
+        /// Those that this node is to lead, but whose data folder has failed: why.
+        var offline: [TopicID: [Int32: String]] = [:]
     }
 
     private let state = Mutex(State())
@@ -195,6 +197,8 @@ final class PartitionRegistry: Sendable {
         case found(Partition)
         /// Another node leads it, or none.
         case notLeader
+        /// This node is to lead it, but its data folder has failed: KAFKA_STORAGE_ERROR.
+        case offline(String)
         case noSuchTopic
         case noSuchPartition
     }
@@ -222,8 +226,21 @@ final class PartitionRegistry: Sendable {
 
     private func explain(_ topic: TopicImage?, _ index: Int32) -> Lookup {
         guard let topic else { return .noSuchTopic }
-        return topic.partitions.indices.contains(Int(index)) ? .notLeader : .noSuchPartition
+        guard topic.partitions.indices.contains(Int(index)) else { return .noSuchPartition }
+        return state.withLock { $0.offline[topic.id]?[index] }.map { .offline($0) } ?? .notLeader
     }
+
+    /// Notes that the log of a partition that this node is to lead is out of reach, or (nil) that it is not, or not to be led.
+    func note(_ id: TopicID, _ partition: Int32, offline reason: String?) {
+        state.withLock { state in
+            if reason == nil && state.offline.isEmpty { return }
+            state.offline[id, default: [:]][partition] = reason
+            if state.offline[id]?.isEmpty == true { state.offline[id] = nil }
+        }
+    }
+
+    /// How many partitions this node is to lead whose data folders have failed.
+    var offlineCount: Int { state.withLock { $0.offline.values.reduce(0) { $0 + $1.count } } }
 
     /// The partition of a log; nil for the metadata log and logs of deleted topics.
     func partition(of log: PartitionLog) -> Partition? {
@@ -270,6 +287,7 @@ final class PartitionRegistry: Sendable {
     /// Takes a topic out of service.
     func remove(id: TopicID) -> [Partition] {
         let removed = state.withLock { state -> [Partition] in
+            state.offline[id] = nil
             let removed = (state.byID.removeValue(forKey: id) ?? []).compactMap { $0 }
             for partition in removed {
                 state.byLog[ObjectIdentifier(partition.log)] = nil

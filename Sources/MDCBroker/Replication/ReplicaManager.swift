@@ -32,8 +32,17 @@ final class ReplicaManager: ReplicaApplying {
         var role = Role.none
     }
 
+    /// A leadership that this node cannot exercise.
+    struct Resignation {
+        var topicPartition: TopicPartition
+        var state: PartitionImage
+        var isAsked = false
+    }
+
     private struct State {
         var replicas: [ReplicaFetcher.Key: Replica] = [:]
+        /// Leaderships of partitions whose data folders have failed, and that are to be given up.
+        var resigning: [ReplicaFetcher.Key: Resignation] = [:]
         var fetchers: [Int32: ReplicaFetcher] = [:]
         var ticker: RepeatedTask?
         var isStopped = false
@@ -107,16 +116,93 @@ final class ReplicaManager: ReplicaApplying {
     private var lagMilliseconds: Int64 { live.current.replicaLagMilliseconds }
 
     private func tick() {
-        for partition in registry.all { partition.replication?.tick() }
+        var failed: [Partition] = []
+        for partition in registry.all {
+            partition.replication?.tick()
+            if partition.log.isFolderOffline { failed.append(partition) }
+        }
+        resign(failed)
+    }
+
+    // MARK: Failed data folders
+
+    /// Has others lead what is in data folders that have failed, where others are in sync. Asks again until it is so.
+    private func resign(_ failed: [Partition]) {
+        let due = state.withLock { state -> [(ReplicaFetcher.Key, Resignation)] in
+            if state.isStopped { return [] }
+            for partition in failed {
+                let key = ReplicaFetcher.Key(
+                    topicID: partition.topicID,
+                    index: partition.topicPartition.partition.rawValue
+                )
+                guard let replica = state.replicas[key], replica.state.leader == node else { continue }
+                let isAsked = state.resigning[key]?.isAsked ?? false
+                state.resigning[key] = Resignation(
+                    topicPartition: partition.topicPartition,
+                    state: replica.state,
+                    isAsked: isAsked
+                )
+            }
+            let due = state.resigning.filter { !$0.value.isAsked && $0.value.state.isr.contains { $0 != node } }
+            for key in due.keys { state.resigning[key]?.isAsked = true }
+            return Array(due)
+        }
+        for (key, resignation) in due {
+            logger.error(
+                "the data folder of a partition has failed; another replica is to lead it",
+                metadata: ["partition": "\(resignation.topicPartition)"]
+            )
+            proposing.alterPartition(
+                topicID: key.topicID,
+                partition: key.index,
+                leaderEpoch: resignation.state.leaderEpoch,
+                partitionEpoch: resignation.state.partitionEpoch,
+                newISR: resignation.state.isr.filter { $0 != node }.map { (node: $0, brokerEpoch: -1) }
+            ) { [weak self] _ in
+                guard let self, !self.state.withLock({ $0.isStopped }) else { return }
+                // Whatever the answer: the metadata tell whether it is to be asked again.
+                self.group.next().scheduleTask(in: .milliseconds(500)) { [weak self] in
+                    self?.state.withLock { $0.resigning[key]?.isAsked = false }
+                }
+            }
+        }
+    }
+
+    /// The log of a replica is in a data folder that could not be opened: the rest of the node goes on.
+    private func isOffline(_ key: ReplicaFetcher.Key, _ topic: TopicImage, _ new: PartitionImage, isNew: Bool) -> Bool {
+        let name = TopicPartition(topic: topic.name, partition: PartitionID(key.index))
+        let isLeader = new.leader == node
+        guard new.replicas.contains(node), logs.isOutOfReach(name, isNew: isNew) else {
+            registry.note(key.topicID, key.index, offline: nil)
+            return false
+        }
+        let reason = logs.offlineReason(of: name)?.message ?? "its data folder has failed"
+        registry.note(key.topicID, key.index, offline: isLeader ? reason : nil)
+        logger.error("a replica is not there", metadata: ["partition": "\(name)", "error": "\(reason)"])
+        if isLeader {
+            state.withLock { $0.resigning[key] = Resignation(topicPartition: name, state: new) }
+        }
+        return true
     }
 
     // MARK: Metadata
 
     /// Leads or follows a partition as `state` says. Does nothing where that, or something newer, was applied before.
     /// Blocks on the disk where a log is made. Throws where the log cannot be opened; the rest of the node goes on.
-    func apply(topic: TopicImage, partition index: Int32, state new: PartitionImage) throws(LogError) {
+    func apply(
+        topic: TopicImage,
+        partition index: Int32,
+        state new: PartitionImage,
+        isNew: Bool = false
+    ) throws(LogError) {
         let key = ReplicaFetcher.Key(topicID: topic.id, index: index)
-        let known = state.withLock { $0.replicas[key] }
+        let known = state.withLock { state in
+            // It is noted anew where the node still leads what it cannot write.
+            if let resigning = state.resigning[key], resigning.state.partitionEpoch < new.partitionEpoch {
+                state.resigning[key] = nil
+            }
+            return state.replicas[key]
+        }
         if let known, (new.leaderEpoch, new.partitionEpoch) <= (known.state.leaderEpoch, known.state.partitionEpoch) {
             // Another partition's replicas may have changed what a majority is.
             if case .leader(let partition) = known.role, partition.minInSync != minInSync(topic) {
@@ -124,6 +210,7 @@ final class ReplicaManager: ReplicaApplying {
             }
             return
         }
+        if known == nil, isOffline(key, topic, new, isNew: isNew) { return }
         guard new.replicas.contains(node) else {
             if let known { drop(key, known) }
             return
@@ -132,7 +219,7 @@ final class ReplicaManager: ReplicaApplying {
         if let known {
             replica = known
         } else {
-            replica = Replica(topic: topic.name, state: new, log: try open(topic, index))
+            replica = Replica(topic: topic.name, state: new, log: try open(topic, index, isNew: isNew))
         }
         let before = replica.state
         replica.state = new
@@ -148,6 +235,7 @@ final class ReplicaManager: ReplicaApplying {
     /// Takes a deleted topic out of service and its logs from the disk. Blocks.
     func remove(topicID: TopicID) {
         let gone = state.withLock { state in
+            for key in state.resigning.keys where key.topicID == topicID { state.resigning[key] = nil }
             let gone = state.replicas.filter { $0.key.topicID == topicID }
             for key in gone.keys { state.replicas[key] = nil }
             return gone
@@ -168,7 +256,7 @@ final class ReplicaManager: ReplicaApplying {
         }
     }
 
-    private func open(_ topic: TopicImage, _ index: Int32) throws(LogError) -> PartitionLog {
+    private func open(_ topic: TopicImage, _ index: Int32, isNew: Bool) throws(LogError) -> PartitionLog {
         let name = TopicPartition(topic: topic.name, partition: PartitionID(index))
         let settings = TopicSettings.settings(topic.configs, defaults: live.current.topicDefaults)
         if let log = logs.partition(name) {
@@ -183,7 +271,7 @@ final class ReplicaManager: ReplicaApplying {
             )
             try logs.deletePartition(name)
         }
-        let log = try logs.createPartition(name, topicID: topic.id, settings: settings)
+        let log = try logs.createPartition(name, topicID: topic.id, settings: settings, isNew: isNew)
         log.updateHighWatermark(0)
         return log
     }
@@ -337,6 +425,10 @@ final class ReplicaManager: ReplicaApplying {
         let epoch = LeaderEpoch(new.leaderEpoch)
         log.follow(in: epoch)
         guard new.leader >= 0 else { return }
+        if log.isFolderOffline {
+            // With nothing new it would look as if it kept up. The leader drops it from the in-sync set as it lags.
+            return logger.error("a replica in a failed folder waits", metadata: ["partition": "\(log.topicPartition)"])
+        }
         if !log.damage.isEmpty {
             guard !new.isr.contains(node) else {
                 // It may be the last to have what is left of it. The leader drops it from the in-sync set as it lags.

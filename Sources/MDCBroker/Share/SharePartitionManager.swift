@@ -38,6 +38,7 @@ final class SharePartitionManager: Sendable {
         case .noSuchTopic: return .failure(.unknownTopicId)
         case .noSuchPartition: return .failure(.unknownTopicOrPartition)
         case .notLeader: return .failure(.notLeaderOrFollower)
+        case .offline: return .failure(.kafkaStorageError)
         }
         if partition.isInternal { return .failure(.invalidTopicException) }
         return .success(

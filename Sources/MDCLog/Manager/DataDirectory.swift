@@ -128,7 +128,10 @@ final class DataDirectory: Sendable {
     }
 
     /// Why the folder is out of service until the next start.
-    var offlineReason: String? { state.withLock { $0.isOffline ? $0.refusal?.message : nil } }
+    var offlineReason: String? {
+        guard isRefusing.load(ordering: .relaxed) else { return nil }
+        return state.withLock { $0.isOffline ? $0.refusal?.message : nil }
+    }
 
     /// Draws the conclusion from a failed write: a full disk refuses appends until there is room, a failed or read-only
     /// one until the next start. Reads go on.

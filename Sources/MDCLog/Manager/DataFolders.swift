@@ -157,6 +157,13 @@ extension LogManager {
         return folder?.reason
     }
 
+    /// Whether the partition has no log and none can be made, since it is, or may be, in a data folder that could not be
+    /// opened; `isNew` as with `createPartition`.
+    public func isOutOfReach(_ topicPartition: TopicPartition, isNew: Bool = false) -> Bool {
+        if failedFolders.isEmpty || partition(topicPartition) != nil { return false }
+        return reasonNotToMake(topicPartition, isNew: isNew) != nil
+    }
+
     /// Why no empty log may be made: the partition is in a failed folder, or may be.
     func reasonNotToMake(_ topicPartition: TopicPartition, isNew: Bool) -> LogError? {
         let folder = failedFolders.first {

@@ -38,7 +38,7 @@ extension PartitionLog {
             highWatermark: committed,
             producers: producers,
             openTransactions: open,
-            isOffline: isOffline
+            isOffline: isOffline || directory.refusal != nil
         )
     }
 }

@@ -125,6 +125,8 @@ public final class PartitionLog: Sendable {
         // Its own first: a full disk ends by itself, remains of a failed write only with the next start.
         published.withLock { $0.offline } ?? directory.refusal
     }
+    /// Whether its data folder has failed, so that nothing is appended until the next start.
+    public var isFolderOffline: Bool { directory.offlineReason != nil }
     /// The right to read without the right to append.
     public var reader: PartitionReader { PartitionReader(log: self) }
     /// The data folder that holds the partition.

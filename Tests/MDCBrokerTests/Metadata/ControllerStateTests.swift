@@ -251,6 +251,17 @@ struct ControllerStateTests {
 
     // MARK: ISR
 
+    @Test("A leader that leaves itself out of the ISR resigns")
+    func resignation() throws {
+        var script = try Script()
+        try script.create(configs: ["min.insync.replicas": "3"])
+        let before = try script.partition()
+        try script.ask(.alterPartition(script.alteration([2, 3])))
+        let after = try script.partition()
+        #expect(after.leader == 2 && after.isr == [2, 3] && after.elr.isEmpty)
+        #expect(after.leaderEpoch == before.leaderEpoch + 1 && after.partitionEpoch == before.partitionEpoch + 1)
+    }
+
     @Test("Another ISR is compare-and-set by leader, leader epoch, partition epoch and broker epoch")
     func compareAndSet() throws {
         var script = try Script()
@@ -279,7 +290,9 @@ struct ControllerStateTests {
             bad.partition = partition
             script.refuses(.unknownTopicId, .alterPartition(bad))
         }
-        for (isr, epochs) in [([2], [1]), ([1, 1], [0, 0]), ([1, 4], [0, 0]), ([], []), ([1, 2], [0]), ([1], [])] {
+        for (isr, epochs) in [
+            ([3], [1]), ([2, 3], [1, 2]), ([1, 1], [0, 0]), ([1, 4], [0, 0]), ([], []), ([1, 2], [0]), ([1], []),
+        ] {
             bad = good
             bad.isr = isr.map { Int32($0) }
             bad.epochs = epochs.map { Int64($0) }

@@ -139,4 +139,31 @@ struct ReplicationBrokerTests {
             #expect(try produce(client, ["three"]) == .unknownTopicOrPartition)
         }
     }
+
+    @Test("a leader whose data folder fails gives its leaderships up, and others go on")
+    func leadersFolderFails() async throws {
+        let disk = FailingFolder()
+        let cluster = StaticCluster()
+        try await cluster.start(1, fileSystem: disk)
+        for id in Int32(2)...3 { try await cluster.start(id) }
+        do {
+            let id = cluster.controller.create("t", replicas: [[1, 2, 3]], configs: Self.configs)
+            #expect(try produce(try cluster.connect(1), ["before"]) == .none)
+            disk.fail(try #require(cluster.nodes[1]).directory + "/data", .writes)
+            _ = try produce(try cluster.connect(1), ["refused"])
+            try await StaticCluster.eventually("another node leads") {
+                let partition = cluster.controller.partition(id)
+                return partition?.leader == 2 && partition?.isr == [2, 3]
+            }
+            let client = try cluster.connect(2)
+            try await produceUntilTaken(client, ["after"])
+            try await StaticCluster.eventually("what is committed can be read") {
+                try self.readAll(client) == ["before", "after"]
+            }
+        } catch {
+            await cluster.stopAll()
+            throw error
+        }
+        await cluster.stopAll()
+    }
 }

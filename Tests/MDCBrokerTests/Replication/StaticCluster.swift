@@ -165,6 +165,10 @@ final class StaticController: PartitionChangeProposing, Sendable {
                 }
             }
             image.isr = newISR.map(\.node)
+            if !image.isr.contains(image.leader), let next = image.isr.first {
+                image.leader = next
+                image.leaderEpoch += 1
+            }
             image.partitionEpoch += 1
             state.topics[topicID]?.partitions[Int(partition)] = image
             return .success(image)
@@ -194,10 +198,10 @@ final class StaticCluster {
         await cluster.stopAll()
     }
 
-    func start(_ id: Int32) async throws {
+    func start(_ id: Int32, fileSystem: any FileSystem = POSIXFileSystem()) async throws {
         let fixture =
             nodes[id]
-            ?? BrokerFixture(cluster: controller.membership(of: id)) { configuration in
+            ?? BrokerFixture(fileSystem: fileSystem, cluster: controller.membership(of: id)) { configuration in
                 configuration.nodeID = id
                 configuration.networkThreads = 1
                 configuration.replicaLagMilliseconds = 1000
@@ -211,7 +215,7 @@ final class StaticCluster {
         try await nodes[id]?.stop()
     }
 
-    private func stopAll() async { for node in nodes.values { try? await node.stop() } }
+    func stopAll() async { for node in nodes.values { try? await node.stop() } }
 
     func connect(_ id: Int32) throws -> RawKafkaConnection { try #require(nodes[id]).connect() }
 
