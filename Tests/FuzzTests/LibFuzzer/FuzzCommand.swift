@@ -5,8 +5,12 @@ import MDCLog
 
 /// `mdc-fuzz TARGET [libFuzzer's options and corpus folders]`, or `mdc-fuzz seeds TARGET FOLDER` to write the inputs to begin
 /// with. Only built with `MDC_FUZZ=1` and `-sanitize=fuzzer`.
+///
+/// To merge corpora libFuzzer starts this command again, with its own arguments alone: those processes find the target in
+/// the environment.
 @main struct FuzzCommand {
     nonisolated(unsafe) private static var target = FuzzTarget.batch
+    private static let variable = "MDC_FUZZ_TARGET"
 
     static func main() {
         let arguments = CommandLine.arguments
@@ -14,9 +18,17 @@ import MDCLog
             writeSeeds(find(arguments[2]), to: arguments[3])
             return
         }
-        target = find(arguments.count > 1 ? arguments[1] : "")
+        let own: [String]
+        if arguments.dropFirst().first?.hasPrefix("-") == true, let inherited = getenv(variable) {
+            target = find(String(cString: inherited))
+            own = arguments
+        } else {
+            target = find(arguments.count > 1 ? arguments[1] : "")
+            setenv(variable, target.name, 1)
+            own = [arguments[0]] + arguments.dropFirst(2)
+        }
         // libFuzzer sees its own arguments only.
-        var pointers: [UnsafeMutablePointer<CChar>?] = ([arguments[0]] + arguments.dropFirst(2)).map { strdup($0) }
+        var pointers: [UnsafeMutablePointer<CChar>?] = own.map { strdup($0) }
         var count = Int32(pointers.count)
         pointers.append(nil)
         let status = pointers.withUnsafeMutableBufferPointer { buffer in
