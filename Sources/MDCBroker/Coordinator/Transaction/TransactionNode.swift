@@ -119,6 +119,7 @@ final class BrokerTransactionNode: TransactionNode {
         switch partitions.find(name: partition.topic, partition: partition.partition.rawValue) {
         case .noSuchTopic, .noSuchPartition: done(.unknownTopicOrPartition)
         case .notLeader: done(.notLeaderOrFollower)
+        case .offline: done(.kafkaStorageError)
         case .found(let found):
             // What cannot be committed now is not written, or each attempt would leave a marker.
             guard found.inSyncCount >= found.minInSync else { return done(.notEnoughReplicas) }
