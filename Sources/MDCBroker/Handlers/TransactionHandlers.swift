@@ -141,7 +141,7 @@ struct AddPartitionsToTxnHandler: Sendable {
     private func exists(_ partition: TopicPartition) -> Bool {
         switch services.partitions.find(name: partition.topic, partition: partition.partition.rawValue) {
         // Its leader need not be this node.
-        case .found, .notLeader: true
+        case .found, .notLeader, .offline: true
         case .noSuchTopic, .noSuchPartition: false
         }
     }
