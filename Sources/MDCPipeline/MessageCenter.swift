@@ -34,8 +34,10 @@ public struct MessageCenterConfiguration: Sendable {
     public var validation: MessageValidator.Configuration
     /// Retry policies for messages that bring none.
     public var policies: [Channel: RetryPolicy]
-    /// The most sends per second of a channel's provider; none: as fast as it takes them.
+    /// The most sends per second of each provider of a channel that `routing` gives none of its own.
     public var ratesPerSecond: [Channel: Double]
+    /// Which providers take which messages.
+    public var routing: RoutingConfiguration
     /// Limits of the response handler.
     public var ledger: MessageLedger.Configuration
     /// How long an idempotency key is remembered.
@@ -51,6 +53,7 @@ public struct MessageCenterConfiguration: Sendable {
         validation: MessageValidator.Configuration = MessageValidator.Configuration(),
         policies: [Channel: RetryPolicy] = [:],
         ratesPerSecond: [Channel: Double] = [:],
+        routing: RoutingConfiguration = RoutingConfiguration(),
         ledger: MessageLedger.Configuration = MessageLedger.Configuration(),
         idempotencyWindow: Duration = IdempotencyKeys.defaultWindow,
         sessionTimeout: Duration = .seconds(10)
@@ -61,6 +64,7 @@ public struct MessageCenterConfiguration: Sendable {
         self.validation = validation
         self.policies = policies
         self.ratesPerSecond = ratesPerSecond
+        self.routing = routing
         self.ledger = ledger
         self.idempotencyWindow = idempotencyWindow
         self.sessionTimeout = sessionTimeout
@@ -88,7 +92,7 @@ public final class MessageCenter: Service, Sendable {
     private let stopSignal = AsyncSignal()
 
     /// - Parameters:
-    ///   - providers: At most one for each channel; closed by the centre at its end.
+    ///   - providers: Any number for each channel, with different names; closed by the centre at its end.
     ///   - producer: An idempotent one with `acks=all`; made by the centre if nil. It is closed by the centre.
     /// - Throws: ``PipelineError`` if the store cannot be opened or the configuration is wrong.
     public init(
@@ -98,8 +102,8 @@ public final class MessageCenter: Service, Sendable {
         eventLoopGroup: any EventLoopGroup,
         logger: Logger
     ) throws {
-        guard Set(providers.map(\.channel)).count == providers.count else {
-            throw PipelineError(.configuration, "two providers serve the same channel; configure one per channel")
+        guard Set(providers.map(\.name)).count == providers.count else {
+            throw PipelineError(.configuration, "two providers have the same name; receipts tell them apart by it")
         }
         self.configuration = configuration
         self.providers = providers
@@ -246,6 +250,18 @@ public final class MessageCenter: Service, Sendable {
         return try Consumer(settings, eventLoopGroup: self.group, logger: logger)
     }
 
+    /// The routing, with the rate of the channel for providers that have none.
+    private func routing(_ channel: Channel) -> RoutingConfiguration {
+        var routing = configuration.routing
+        guard let rate = configuration.ratesPerSecond[channel] else { return routing }
+        for provider in providers where provider.channel == channel {
+            var traits = routing.providers[provider.name] ?? ProviderTraits()
+            traits.ratePerSecond = traits.ratePerSecond ?? rate
+            routing.providers[provider.name] = traits
+        }
+        return routing
+    }
+
     private func makeRoles() throws -> ([any Role], StoreProjection?) {
         let writer = RecordWriter(producer: producer, logger: logger)
         let plain = ConsumerConfiguration(client: configuration.client, groupID: nil)
@@ -274,15 +290,18 @@ public final class MessageCenter: Service, Sendable {
             roles.append(TimerService(consumer: try consumer("mdc.timers"), writer: writer, logger: logger))
         }
         if configuration.roles.contains(.dispatcher) {
-            for provider in providers {
+            for channel in Channel.allCases {
+                let serving = providers.filter { $0.channel == channel }
+                guard !serving.isEmpty else { continue }
                 roles.append(
                     Dispatcher(
-                        lanes: configuration.validation.lanes[provider.channel],
-                        provider: provider,
-                        policy: configuration.policies[provider.channel] ?? RetryPolicy(),
-                        ratePerSecond: configuration.ratesPerSecond[provider.channel],
-                        consumer: try consumer("mdc.dispatch.\(provider.channel)"),
+                        lanes: configuration.validation.lanes[channel],
+                        providers: serving,
+                        routing: routing(channel),
+                        policy: configuration.policies[channel] ?? RetryPolicy(),
+                        consumer: try consumer("mdc.dispatch.\(channel)"),
                         recovery: ResultScan(configuration: plain, eventLoopGroup: group, logger: logger),
+                        client: configuration.client,
                         writer: writer,
                         writerID: writerID,
                         logger: logger

@@ -14,6 +14,22 @@ struct DispatchItem: Sendable {
     var generation: Int
     /// A predecessor may have sent it.
     var isDoubtful: Bool
+    /// The provider that it goes by, as an index; and what the router said.
+    var provider = 0
+    var route: Router.Decision?
+    /// It has passed the limits of its tenant and sender.
+    var isPaced = false
+}
+
+/// A point in time on both clocks.
+struct Moment: Sendable {
+    var wall: Timestamp
+    /// Of a clock that never goes back.
+    var nanoseconds: Int64
+
+    static func now() -> Moment {
+        Moment(wall: SystemTime.now(), nanoseconds: SystemTime.monotonicNanoseconds())
+    }
 }
 
 /// The memory of a dispatcher: lanes with their waiting messages, partitions with their commit trackers, worker slots.
@@ -25,8 +41,15 @@ struct DispatchState: Sendable {
     struct LaneQueue: Sendable {
         var pending: Deque<DispatchItem> = []
         var declared: [DispatchItem] = []
-        var ready: Deque<DispatchItem> = []
-        var count: Int { pending.count + declared.count + ready.count }
+        /// By provider.
+        var ready: [Deque<DispatchItem>]
+        /// Over the limit of its tenant or sender; and when it may go on.
+        var parked: [(due: Int64, item: DispatchItem)] = []
+
+        init(providers: Int) { ready = Array(repeating: [], count: providers) }
+
+        var readyCount: Int { ready.reduce(parked.count) { $0 + $1.count } }
+        var count: Int { pending.count + declared.count + readyCount }
     }
 
     struct Partition: Sendable {
@@ -40,22 +63,35 @@ struct DispatchState: Sendable {
         var isPaused = false
     }
 
-    private(set) var scheduler: LaneScheduler
     private(set) var lanes: [LaneQueue]
     private(set) var partitions: [TopicPartition: Partition] = [:]
     var window: AttemptWindow
+    var providers: ProviderDesk
+    private var turn = 0
     private var generation = 0
     /// Messages of a lane that may be started before the next commit.
     private let readyMax: Int
     /// Messages of a lane in memory; beyond, its partitions are paused.
     private let queuedMax: Int
 
-    init(weights: [Int], slots: Int, queuedMax: Int = 2_000, windowCapacity: Int = 200_000) {
-        scheduler = LaneScheduler(weights: weights, slots: slots)
-        lanes = weights.map { _ in LaneQueue() }
+    init(weights: [Int], providers: ProviderDesk, queuedMax: Int = 2_000, windowCapacity: Int = 200_000) {
+        self.providers = providers
+        lanes = weights.map { _ in LaneQueue(providers: providers.count) }
         window = AttemptWindow(capacity: windowCapacity)
-        readyMax = max(64, slots)
+        readyMax = max(64, providers.slots)
         self.queuedMax = queuedMax
+    }
+
+    /// One provider without limits.
+    init(weights: [Int], slots: Int, queuedMax: Int = 2_000, windowCapacity: Int = 200_000) {
+        let desk = ProviderDesk(
+            channel: .sms,
+            providers: [(name: "provider", slots: slots)],
+            weights: weights,
+            configuration: RoutingConfiguration(),
+            nowNanoseconds: 0
+        )
+        self.init(weights: weights, providers: desk, queuedMax: queuedMax, windowCapacity: windowCapacity)
     }
 
     // MARK: - Partitions
@@ -76,9 +112,12 @@ struct DispatchState: Sendable {
         }
         lanes[lane].pending = Deque(lanes[lane].pending.filter(keep))
         lanes[lane].declared = lanes[lane].declared.filter(keep)
-        let before = lanes[lane].ready.count
-        lanes[lane].ready = Deque(lanes[lane].ready.filter(keep))
-        scheduler.withdrawn(lane, count: before - lanes[lane].ready.count)
+        lanes[lane].parked = lanes[lane].parked.filter { keep($0.item) }
+        for provider in lanes[lane].ready.indices {
+            let before = lanes[lane].ready[provider].count
+            lanes[lane].ready[provider] = Deque(lanes[lane].ready[provider].filter(keep))
+            providers.schedulers[provider].withdrawn(lane, count: before - lanes[lane].ready[provider].count)
+        }
         guard firstUnstarted < .max else { return }
         partitions[partition]?.tracker.untake(from: firstUnstarted)
         partitions[partition]?.isDirty = true
@@ -114,15 +153,46 @@ struct DispatchState: Sendable {
         )
     }
 
+    /// What became of a wish to call an attempt back.
+    enum CancelResult: Sendable, Equatable {
+        /// It waited, and waits no more; it counts as done.
+        case taken
+        /// It is not here: it waits for a timer, or is done. Should it come, it is dropped.
+        case unseen
+        case started
+    }
+
+    /// Calls an attempt back, if it has not been started.
+    mutating func cancel(_ messageID: String, attempt: Int) -> CancelResult {
+        guard window.insert(messageID, attempt: attempt) else { return .started }
+        func isIt(_ item: DispatchItem) -> Bool {
+            item.message.id == messageID && item.message.attempt == attempt
+        }
+        for lane in lanes.indices {
+            if let index = lanes[lane].pending.firstIndex(where: isIt) {
+                let item = lanes[lane].pending.remove(at: index)
+                complete(item)
+                return .taken
+            }
+            // Further on, the window lets it be completed when its turn comes.
+            if lanes[lane].declared.contains(where: isIt) || lanes[lane].parked.contains(where: { isIt($0.item) })
+                || lanes[lane].ready.contains(where: { $0.contains(where: isIt) })
+            {
+                return .taken
+            }
+        }
+        return .unseen
+    }
+
     /// Whether a commit would let messages start.
     var wantsCommit: Bool {
-        lanes.contains { !$0.pending.isEmpty && $0.declared.isEmpty && $0.ready.count < readyMax }
+        lanes.contains { !$0.pending.isEmpty && $0.declared.isEmpty && $0.readyCount < readyMax }
     }
 
     /// Declares the next messages of each lane; what to commit so that they may start.
     mutating func declare(now: Timestamp) -> [TopicPartition: OffsetAndMetadata] {
         for lane in lanes.indices {
-            while lanes[lane].ready.count + lanes[lane].declared.count < readyMax,
+            while lanes[lane].readyCount + lanes[lane].declared.count < readyMax,
                 let item = lanes[lane].pending.popFirst()
             {
                 lanes[lane].declared.append(item)
@@ -154,12 +224,47 @@ struct DispatchState: Sendable {
     }
 
     /// The commit is durable: what it declared may start.
-    mutating func release() {
+    mutating func release(now: Moment = .now()) {
         for lane in lanes.indices where !lanes[lane].declared.isEmpty {
-            lanes[lane].ready.append(contentsOf: lanes[lane].declared)
-            scheduler.enqueued(lane, count: lanes[lane].declared.count)
+            for item in lanes[lane].declared { enqueue(item, now: now) }
             lanes[lane].declared = []
         }
+    }
+
+    /// Puts a message into the queue of the provider that the router chooses now.
+    private mutating func enqueue(_ item: DispatchItem, now: Moment) {
+        var item = item
+        let decision = providers.route(item.message, now: now.wall)
+        item.provider = decision.provider
+        item.route = decision
+        lanes[item.lane].ready[item.provider].append(item)
+        providers.schedulers[item.provider].enqueued(item.lane)
+    }
+
+    /// Asks the router again about what waits for a provider, after that one went out of service or came back.
+    mutating func reroute(from provider: Int, now: Moment) {
+        for lane in lanes.indices {
+            let waiting = lanes[lane].ready[provider]
+            guard !waiting.isEmpty else { continue }
+            lanes[lane].ready[provider] = []
+            providers.schedulers[provider].withdrawn(lane, count: waiting.count)
+            for item in waiting { enqueue(item, now: now) }
+        }
+    }
+
+    /// Brings back what was over a limit and no longer is.
+    private mutating func unpark(now: Moment) {
+        for lane in lanes.indices where !lanes[lane].parked.isEmpty {
+            let due = lanes[lane].parked.filter { $0.due <= now.nanoseconds }
+            guard !due.isEmpty else { continue }
+            lanes[lane].parked.removeAll { $0.due <= now.nanoseconds }
+            for (_, item) in due { enqueue(item, now: now) }
+        }
+    }
+
+    /// Whether something waits that time alone will let start.
+    var waitsForTime: Bool {
+        lanes.contains { !$0.parked.isEmpty || $0.ready.contains { !$0.isEmpty } }
     }
 
     /// The commit failed: it is declared again with the next.
@@ -167,21 +272,44 @@ struct DispatchState: Sendable {
         for key in keys { partitions[key]?.isDirty = true }
     }
 
-    /// The next message to send, if a slot is free. Attempts that were started before are completed on the way.
-    mutating func start() -> DispatchItem? {
-        while let lane = scheduler.next() {
-            guard let item = lanes[lane].ready.popFirst() else {
+    /// The next message to send, if its provider has a slot free and may be asked. Attempts that were started before are
+    /// completed on the way.
+    mutating func start(now: Moment = .now()) -> DispatchItem? {
+        unpark(now: now)
+        for step in 0..<providers.count {
+            let provider = (turn + step) % providers.count
+            if let item = start(provider, now: now) {
+                turn = (provider + 1) % providers.count
+                return item
+            }
+        }
+        return nil
+    }
+
+    private mutating func start(_ provider: Int, now: Moment) -> DispatchItem? {
+        while providers.mayStart(provider, now: now), let lane = providers.schedulers[provider].next() {
+            guard var item = lanes[lane].ready[provider].popFirst() else {
                 preconditionFailure("the scheduler counts what is ready")
             }
             guard partitions[item.partition]?.generation == item.generation else {
-                scheduler.finished(lane)
+                providers.schedulers[provider].finished(lane)
                 continue
             }
+            if !item.isPaced {
+                item.isPaced = true
+                let wait = providers.pace(item.message, sender: item.route?.sender, nowNanoseconds: now.nanoseconds)
+                if wait > 0 {
+                    providers.schedulers[provider].finished(lane)
+                    lanes[lane].parked.append((now.nanoseconds + wait, item))
+                    continue
+                }
+            }
             guard window.insert(item.message.id, attempt: item.message.attempt) else {
-                scheduler.finished(lane)
+                providers.schedulers[provider].finished(lane)
                 complete(item)
                 continue
             }
+            providers.started(provider, now: now)
             partitions[item.partition]?.running += 1
             return item
         }
@@ -190,7 +318,7 @@ struct DispatchState: Sendable {
 
     /// The send is over.
     mutating func free(_ item: DispatchItem) {
-        scheduler.finished(item.lane)
+        providers.schedulers[item.provider].finished(item.lane)
     }
 
     /// The result of a started message is durable.

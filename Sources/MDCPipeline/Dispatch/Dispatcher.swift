@@ -18,38 +18,49 @@ final class Dispatcher: Role {
         var work: DispatchState
         var idle: Deque<CheckedContinuation<DispatchItem?, Never>> = []
         var isStopping = false
+        /// Messages that were called back; their end is written once the commit says that they are done.
+        var cancelled: [(message: Message, partition: TopicPartition, offset: Int64)] = []
         /// The window holds all results written since then.
         var resultsKnownSince: Timestamp?
     }
 
     private let lanes: LaneSet
     private let laneIndex: [String: Int]
-    private let provider: any Provider
+    private let providers: [any Provider]
+    private let hasChoice: Bool
     private let policy: RetryPolicy
     private let consumer: Consumer
     private let recovery: ResultScan
     private let writer: RecordWriter
     private let writerID: String
     private let logger: Logger
-    private let pacer: Pacer?
+    private let notices: TopicFollower
+    private let inbox: NoticeBox
+    private let suppressions = SuppressionList()
+    private let suppressionTopic: TopicFollower
     private let stopFlag = StopFlag()
     private let commitSignal = AsyncSignal()
+    private let paceSignal = AsyncSignal()
     private let state: Mutex<State>
 
+    /// - Parameters:
+    ///   - providers: All of the channel, at least one.
+    ///   - client: To follow `mdc.providers`, where workers share what they find out about providers; nil: not shared.
     init(
         lanes: LaneSet,
-        provider: any Provider,
+        providers: [any Provider],
+        routing: RoutingConfiguration,
         policy: RetryPolicy,
-        ratePerSecond: Double?,
         consumer: Consumer,
         recovery: ResultScan,
+        client: ClientConfiguration,
         writer: RecordWriter,
         writerID: String,
         logger: Logger
     ) {
         name = "dispatcher.\(lanes.channel)"
         self.lanes = lanes
-        self.provider = provider
+        self.providers = providers
         self.policy = policy
         self.consumer = consumer
         self.recovery = recovery
@@ -59,17 +70,47 @@ final class Dispatcher: Role {
         laneIndex = Dictionary(
             uniqueKeysWithValues: lanes.lanes.enumerated().map { (lanes.topic(of: $0.element.name), $0.offset) }
         )
-        pacer = ratePerSecond.map(Pacer.init)
-        let slots = max(1, provider.concurrency)
-        state = Mutex(State(work: DispatchState(weights: lanes.lanes.map(\.partitions), slots: slots)))
+        let weights = lanes.lanes.map(\.partitions)
+        let desk = ProviderDesk(
+            channel: lanes.channel,
+            providers: providers.map { ($0.name, max(1, $0.concurrency)) },
+            weights: weights,
+            configuration: routing,
+            nowNanoseconds: SystemTime.monotonicNanoseconds()
+        )
+        hasChoice = desk.router.hasChoice
+        state = Mutex(State(work: DispatchState(weights: weights, providers: desk)))
+        suppressionTopic = TopicFollower(
+            Topics.suppressions,
+            client: client,
+            eventLoopGroup: recovery.eventLoopGroup,
+            logger: logger,
+            apply: { [suppressions] in suppressions.apply($0) }
+        )
+        let inbox = NoticeBox()
+        self.inbox = inbox
+        notices = TopicFollower(
+            Topics.providers,
+            client: client,
+            eventLoopGroup: recovery.eventLoopGroup,
+            logger: logger,
+            apply: { inbox.add($0) }
+        )
     }
 
     func stop() {
         stopFlag.set()
         commitSignal.notify()
+        paceSignal.notify()
     }
 
     func run() async throws {
+        // What workers before this one learned about the providers, before the first message is routed.
+        await Retry.untilSuccess(logger, "reading what is known of providers and recipients") { [self] in
+            try await notices.caughtUp()
+            try await suppressionTopic.caughtUp()
+        }
+        adoptNotices()
         try await consumer.subscribe(
             Array(laneIndex.keys),
             onAssigned: { [self] in await assigned($0) },
@@ -79,9 +120,10 @@ final class Dispatcher: Role {
             }
         )
         try await withThrowingTaskGroup(of: Void.self) { group in
-            for _ in 0..<max(1, provider.concurrency) {
+            for _ in 0..<providers.reduce(0, { $0 + max(1, $1.concurrency) }) {
                 group.addTask { [self] in await work() }
             }
+            group.addTask { [self] in await paceLoop() }
             group.addTask { [self] in await commitLoop() }
             group.addTask { [self] in await tick() }
             do {
@@ -95,6 +137,8 @@ final class Dispatcher: Role {
             try await group.waitForAll()
         }
         await finalCommit()
+        await notices.close()
+        await suppressionTopic.close()
         await consumer.close()
     }
 
@@ -102,6 +146,7 @@ final class Dispatcher: Role {
 
     private func pollLoop() async throws {
         while !stopFlag.isSet {
+            adoptNotices()
             let records = try await consumer.poll(maxRecords: 500, timeout: .milliseconds(100))
             for record in records { try await take(record) }
             let (flow, wantsCommit) = state.withLock { ($0.work.flowControl(), $0.work.wantsCommit) }
@@ -124,6 +169,9 @@ final class Dispatcher: Role {
                     "a message of channel \(message.channel) in a lane of \(lanes.channel)"
                 )
             }
+            if record.header(Records.cancelHeader) != nil {
+                return try await cancel(message, partition, offset: offset)
+            }
             if let since = record.header(Records.againHeader).flatMap({ Int64($0) }) {
                 let wanted = MessageReference(messageID: message.id, attempt: message.attempt)
                 await lookUpResults(since: Timestamp(since), for: wanted)
@@ -140,21 +188,79 @@ final class Dispatcher: Role {
         }
     }
 
+    /// Calls a message back. One that waits here is marked as done first and gets its end after: so it cannot be sent by a
+    /// successor that reads it again.
+    private func cancel(_ message: Message, _ partition: TopicPartition, offset: Int64) async throws {
+        let result = state.withLock { state -> DispatchState.CancelResult in
+            let result = state.work.cancel(message.id, attempt: message.attempt)
+            if result != .started { state.cancelled.append((message, partition, offset)) }
+            return result
+        }
+        guard result == .started else { return commitSignal.notify() }
+        let event = TimelineEvent(
+            messageID: message.id,
+            channel: message.channel,
+            at: SystemTime.now(),
+            component: "dispatcher",
+            kind: .cancelRefused,
+            attempt: message.attempt,
+            detail: "a provider was asked already"
+        )
+        try await writer.write([Records.event(event, writer: writerID)])
+        state.withLock { $0.work.complete(partition, offset: offset) }
+    }
+
+    /// Writes the ends of messages that were called back, after the commit that says that they are done.
+    private func endCancelled(_ cancelled: [(message: Message, partition: TopicPartition, offset: Int64)]) async {
+        guard !cancelled.isEmpty else { return }
+        let events = cancelled.map { item in
+            TimelineEvent(
+                messageID: item.message.id,
+                channel: item.message.channel,
+                at: SystemTime.now(),
+                component: "dispatcher",
+                kind: .final,
+                attempt: item.message.attempt,
+                status: .cancelled,
+                detail: "called back before a provider was asked"
+            )
+        }
+        do {
+            try await writer.write(events.map { Records.event($0, writer: writerID) })
+            state.withLock { state in
+                for item in cancelled { state.work.complete(item.partition, offset: item.offset) }
+            }
+        } catch {
+            // The wish is not committed: it is read again.
+            logger.error("writing the end of a cancelled message failed", metadata: ["error": "\(error)"])
+        }
+    }
+
     // MARK: - Committing
 
     private func commitLoop() async {
         while true {
             await commitSignal.wait()
             if state.withLock({ $0.isStopping }) { return }
-            let commits = state.withLock { $0.work.declare(now: SystemTime.now()) }
-            guard !commits.isEmpty else { continue }
+            let (commits, cancelled) = state.withLock { state in
+                defer { state.cancelled = [] }
+                return (state.work.declare(now: SystemTime.now()), state.cancelled)
+            }
+            guard !commits.isEmpty else {
+                await endCancelled(cancelled)
+                continue
+            }
             do {
                 try await consumer.commit(commits)
                 release()
+                await endCancelled(cancelled)
             } catch {
                 // A rebalance took partitions away (their items are withdrawn with them), or the coordinator is away.
                 logger.warning("committing lanes failed; trying again", metadata: ["error": "\(error)"])
-                state.withLock { $0.work.unrelease(commits.keys) }
+                state.withLock { state in
+                    state.work.unrelease(commits.keys)
+                    state.cancelled = cancelled + state.cancelled
+                }
                 try? await Task.sleep(for: .milliseconds(100))
                 commitSignal.notify()
             }
@@ -170,11 +276,12 @@ final class Dispatcher: Role {
 
     private func release() {
         let starts = state.withLock { state in
-            state.work.release()
+            state.work.release(now: .now())
             if state.work.wantsCommit { commitSignal.notify() }
             return Self.match(&state)
         }
         for (waiter, item) in starts { waiter.resume(returning: item) }
+        paceSignal.notify()
     }
 
     private func finalCommit() async {
@@ -206,11 +313,11 @@ final class Dispatcher: Role {
         }
         for waiter in waiters { waiter.resume(returning: nil) }
         commitSignal.notify()
+        paceSignal.notify()
     }
 
     private func work() async {
         while let item = await next() {
-            if let pacer { await pacer.pass() }
             await dispatch(item)
             let starts = state.withLock { state in
                 state.work.free(item)
@@ -218,6 +325,7 @@ final class Dispatcher: Role {
                 return Self.match(&state)
             }
             for (waiter, item) in starts { waiter.resume(returning: item) }
+            paceSignal.notify()
         }
     }
 
@@ -225,7 +333,7 @@ final class Dispatcher: Role {
         await withCheckedContinuation { continuation in
             let (item, isNow) = state.withLock { state -> (DispatchItem?, Bool) in
                 if state.isStopping { return (nil, true) }
-                if let item = state.work.start() { return (item, true) }
+                if let item = state.work.start(now: .now()) { return (item, true) }
                 state.idle.append(continuation)
                 return (nil, false)
             }
@@ -236,7 +344,7 @@ final class Dispatcher: Role {
     /// Pairs idle workers with messages that may start.
     private static func match(_ state: inout State) -> [(CheckedContinuation<DispatchItem?, Never>, DispatchItem)] {
         var starts: [(CheckedContinuation<DispatchItem?, Never>, DispatchItem)] = []
-        while !state.idle.isEmpty, !state.isStopping, let item = state.work.start() {
+        while !state.idle.isEmpty, !state.isStopping, let item = state.work.start(now: .now()) {
             starts.append((state.idle.removeFirst(), item))
         }
         return starts
@@ -249,6 +357,13 @@ final class Dispatcher: Role {
             var event = event(item, .final)
             event.status = .expired
             event.detail = "expired before it was sent"
+            return await publish(event, item)
+        }
+        if let suppression = suppressions.suppression(of: message) {
+            var event = event(item, .final)
+            event.status = .failed
+            event.code = "suppressed"
+            event.detail = "the recipient is on the suppression list" + (suppression.reason.map { ": \($0)" } ?? "")
             return await publish(event, item)
         }
         if item.isDoubtful {
@@ -267,9 +382,85 @@ final class Dispatcher: Role {
                 return
             }
         }
-        let started = SystemTime.now()
-        let outcome = await provider.send(message, attempt: message.attempt)
-        await publish(result(item, outcome, policy: policy, started: started), item)
+        await send(item, policy: policy)
+    }
+
+    /// Asks the provider; and another one if that one will not take it now.
+    private func send(_ started: DispatchItem, policy: RetryPolicy) async {
+        var item = started
+        var tried: Set<Int> = []
+        while true {
+            let asked = SystemTime.now()
+            var message = item.message
+            if let sender = item.route?.sender { message.sender = sender }
+            let outcome = await providers[item.provider].send(message, attempt: message.attempt)
+            tried.insert(item.provider)
+            await learn(item.provider, outcome)
+            let result = result(item, outcome, policy: policy, started: asked)
+            guard case .retriable(let code, let reason, _) = outcome,
+                let other = state.withLock({ $0.work.providers.alternative(item.message, tried: tried, now: .now()) })
+            else { return await publish(result, item) }
+            var event = event(item, .rerouted)
+            event.code = code
+            event.detail = reason
+            event.route = other.why
+            do {
+                // Durable first: else the timeline might not name a provider that was asked.
+                try await writer.write([Records.event(event, writer: writerID)])
+            } catch {
+                return await publish(result, item)
+            }
+            item.provider = other.provider
+            item.route = other
+        }
+    }
+
+    /// Notes an answer for the rates and circuit breakers, and tells other workers what follows from it.
+    private func learn(_ provider: Int, _ outcome: SendOutcome) async {
+        let notice = state.withLock { state -> ProviderNotice? in
+            let now = Moment.now()
+            let notice = state.work.providers.answered(provider, outcome, now: now, by: writerID)
+            if notice != nil { state.work.reroute(from: provider, now: now) }
+            return notice
+        }
+        guard let notice else { return }
+        logger.warning(
+            "the circuit of a provider changed",
+            metadata: ["provider": "\(notice.provider)", "state": "\(notice.state)", "why": "\(notice.reason ?? "")"]
+        )
+        // Not waited for: it is for others, and for a next start.
+        try? await writer.producer.enqueue(
+            Records.notice(notice)
+        ) { _ in }
+    }
+
+    /// Takes over what others said about the providers.
+    private func adoptNotices() {
+        let records = inbox.take()
+        guard !records.isEmpty else { return }
+        let starts = state.withLock { state in
+            for record in records {
+                guard let notice = record.value.flatMap({ try? ProviderNotice(json: $0) }), notice.by != writerID,
+                    let changed = state.work.providers.adopt(notice)
+                else { continue }
+                state.work.reroute(from: changed, now: .now())
+            }
+            return Self.match(&state)
+        }
+        for (waiter, item) in starts { waiter.resume(returning: item) }
+    }
+
+    /// Starts what waited for a rate, a pause or a circuit: time passes without a sign.
+    private func paceLoop() async {
+        while !state.withLock({ $0.isStopping }) {
+            guard state.withLock({ $0.work.waitsForTime && !$0.idle.isEmpty }) else {
+                await paceSignal.wait()
+                continue
+            }
+            let starts = state.withLock { Self.match(&$0) }
+            for (waiter, item) in starts { waiter.resume(returning: item) }
+            try? await Task.sleep(for: .milliseconds(2))
+        }
     }
 
     private func event(_ item: DispatchItem, _ kind: TimelineEvent.Kind) -> TimelineEvent {
@@ -280,7 +471,8 @@ final class Dispatcher: Role {
             component: "dispatcher",
             kind: kind,
             attempt: item.message.attempt,
-            provider: provider.name
+            provider: providers[item.provider].name,
+            route: kind == .redelivered || kind == .rerouted || !hasChoice ? nil : item.route?.why
         )
     }
 
@@ -295,6 +487,7 @@ final class Dispatcher: Role {
             case .inDoubt: .inDoubt
             }
         var event = event(item, kind)
+        let provider = providers[item.provider]
         switch outcome {
         case .accepted(let id, let detail):
             event.providerMessageID = id
@@ -422,20 +615,14 @@ final class Dispatcher: Role {
     }
 }
 
-/// Spaces the sends of a provider out to its rate.
-private final class Pacer: Sendable {
-    private let bucket: Mutex<TokenBucket>
-
-    init(perSecond: Double) {
-        bucket = Mutex(TokenBucket(perSecond: perSecond, nowNanoseconds: SystemTime.monotonicNanoseconds()))
-    }
-
-    func pass() async {
-        while true {
-            let wait = bucket.withLock { $0.take(nowNanoseconds: SystemTime.monotonicNanoseconds()) }
-            if wait == 0 { return }
-            try? await Task.sleep(for: .nanoseconds(wait))
-            if Task.isCancelled { return }
+/// Records of `mdc.providers` on their way to the dispatcher.
+private final class NoticeBox: Sendable {
+    private let records = Mutex<[ConsumerRecord]>([])
+    func add(_ more: [ConsumerRecord]) { records.withLock { $0 += more } }
+    func take() -> [ConsumerRecord] {
+        records.withLock { records in
+            defer { records = [] }
+            return records
         }
     }
 }

@@ -51,7 +51,8 @@ struct ResultScan: Sendable {
             }
             for record in records {
                 guard let value = record.value, let event = try? TimelineEvent(json: value),
-                    event.component == "dispatcher", event.kind != .redelivered
+                    event.component == "dispatcher", event.kind != .redelivered, event.kind != .rerouted,
+                    event.kind != .cancelRefused
                 else { continue }
                 results.append(MessageReference(messageID: event.messageID, attempt: event.attempt))
             }

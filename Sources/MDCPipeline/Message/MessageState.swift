@@ -12,6 +12,8 @@ public struct MessageState: Sendable, Equatable {
     public private(set) var attempt = 1
     /// How far the latest attempt is.
     public private(set) var phase = Phase.none
+    /// Whether someone asked for it not to be sent, and was not answered.
+    public private(set) var isCancelRequested = false
     /// When the next thing is due: the report's deadline, or the next attempt.
     public private(set) var dueAt: Timestamp?
     /// What the latest failed attempt said.
@@ -54,6 +56,10 @@ public struct MessageState: Sendable, Equatable {
             return true
         }
         switch event.kind {
+        case .cancelRequested, .cancelRefused:
+            let isRequested = event.kind == .cancelRequested
+            defer { isCancelRequested = isRequested }
+            return isCancelRequested != isRequested
         case .accepted: return step(event, .accepted, .accepted)
         case .deferred: return step(event, .deferred, .queued)
         case .inDoubt: return step(event, .inDoubt, .accepted)
@@ -61,7 +67,8 @@ public struct MessageState: Sendable, Equatable {
             // These name the attempt that ended; the next one is due at `dueAt`.
             guard event.status == .retrying else { return false }
             return step(event, .retryScheduled, .retrying)
-        case .submitted, .scheduled, .dispatched, .redelivered, .rejected, .receiptIgnored, .final: return false
+        case .submitted, .scheduled, .dispatched, .redelivered, .rerouted, .rejected, .receiptIgnored, .final:
+            return false
         }
     }
 

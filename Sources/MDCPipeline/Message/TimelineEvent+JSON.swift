@@ -35,6 +35,7 @@ extension TimelineEvent: JSONDocumentCoding {
         writer.member("providerMessageID", providerMessageID)
         writer.member("code", code)
         writer.member("detail", detail)
+        writer.member("route", route)
         writer.member("dueAt", dueAt)
     }
 
@@ -56,6 +57,7 @@ extension TimelineEvent: JSONDocumentCoding {
             case "providerMessageID": event.providerMessageID = try cursor.optionalString()
             case "code": event.code = try cursor.optionalString()
             case "detail": event.detail = try cursor.optionalString()
+            case "route": event.route = try cursor.optionalString()
             case "dueAt": event.dueAt = try cursor.optionalInteger().map(Timestamp.init)
             case "message": event.message = try cursor.null() ? nil : Message(from: &cursor)
             default: try cursor.skip()

@@ -17,6 +17,12 @@ public struct TimelineEvent: Codable, Sendable, Hashable {
         case dispatched
         /// A dispatcher took an attempt that it may have sent already before a crash.
         case redelivered
+        /// A provider would not take it now, and another one is asked.
+        case rerouted
+        /// Someone asked for it not to be sent.
+        case cancelRequested
+        /// It cannot be called back: `detail` says why.
+        case cancelRefused
         /// The provider took it.
         case accepted
         /// The provider refused it for good.
@@ -59,6 +65,8 @@ public struct TimelineEvent: Codable, Sendable, Hashable {
     public var code: String?
     /// For people: reason, circumstances.
     public var detail: String?
+    /// Why it goes by this provider: rule, order, who was passed over. Where there is a choice.
+    public var route: String?
     /// When the next step is due (scheduled, retryScheduled).
     public var dueAt: Timestamp?
     /// The message itself: with `submitted` only, so that the stream of events is all that a store needs.
@@ -77,6 +85,7 @@ public struct TimelineEvent: Codable, Sendable, Hashable {
         providerMessageID: String? = nil,
         code: String? = nil,
         detail: String? = nil,
+        route: String? = nil,
         dueAt: Timestamp? = nil,
         message: Message? = nil
     ) {
@@ -91,6 +100,7 @@ public struct TimelineEvent: Codable, Sendable, Hashable {
         self.providerMessageID = providerMessageID
         self.code = code
         self.detail = detail
+        self.route = route
         self.dueAt = dueAt
         self.message = message
     }
@@ -114,11 +124,13 @@ public enum MessageStatus: String, Codable, Sendable, Hashable, CaseIterable {
     case failed
     /// Final: its time ran out, or no report came.
     case expired
+    /// Final: called back before a provider was asked.
+    case cancelled
 
     /// Whether nothing more happens.
     public var isFinal: Bool {
         switch self {
-        case .delivered, .sent, .failed, .expired: true
+        case .delivered, .sent, .failed, .expired, .cancelled: true
         case .scheduled, .queued, .accepted, .retrying: false
         }
     }

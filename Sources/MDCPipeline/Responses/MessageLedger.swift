@@ -14,6 +14,8 @@ public enum LedgerAction: Sendable, Equatable {
     case schedule(Message, attempt: Int, due: Timestamp)
     /// Cancel the timer of an attempt.
     case unschedule(messageID: String, attempt: Int)
+    /// Have the dispatcher call back this attempt if it has not been started.
+    case cancel(Message, attempt: Int)
     /// Put the receipt with the dead letters.
     case deadLetter(ProviderReceipt, reason: String)
     /// The receipt with this token is dealt with, once the actions before it are durable.
@@ -202,6 +204,9 @@ public struct MessageLedger: Sendable {
     /// Decides about a message, after an event of others or after the past was loaded.
     public mutating func decide(_ messageID: String, now: Timestamp) -> [LedgerAction] {
         guard let entry = open[messageID] else { return [] }
+        if entry.state.isCancelRequested, entry.state.message != nil {
+            return cancel(messageID, entry, now: now) + releaseHeld(messageID, now: now)
+        }
         var actions: [LedgerAction] = []
         switch entry.state.phase {
         case .deferred: actions = afterFailure(messageID, entry, .retryScheduled, receipt: nil, now: now)
@@ -355,6 +360,44 @@ public struct MessageLedger: Sendable {
         open[messageID] = changed
         deadlines.cancel(messageID)
         return [.schedule(message, attempt: attempt + 1, due: due), .append(event, closes: nil)]
+    }
+
+    /// Calls a message back. Between attempts the decision is ours; an attempt that lies in its lane is its dispatcher's; what a
+    /// provider has, or may have, cannot be called back.
+    private mutating func cancel(_ messageID: String, _ entry: Entry, now: Timestamp) -> [LedgerAction] {
+        guard let message = entry.state.message else { return [] }
+        var event = TimelineEvent(
+            messageID: messageID,
+            channel: message.channel,
+            at: now,
+            component: "responses",
+            kind: .final,
+            attempt: entry.state.attempt,
+            status: .cancelled,
+            detail: "called back after \(entry.state.attempt) attempts"
+        )
+        switch entry.state.phase {
+        case .none: return [.cancel(message, attempt: 1)]
+        case .retryScheduled:
+            let next = entry.state.attempt + 1
+            return [.unschedule(messageID: messageID, attempt: next), .cancel(message, attempt: next)]
+        case .deferred: return finish(messageID, entry, event)
+        case .accepted, .inDoubt:
+            event.kind = .cancelRefused
+            event.status = nil
+            event.detail =
+                entry.state.phase == .accepted ? "the provider has it" : "the provider may have it; it gave no answer"
+            var entry = entry
+            entry.state.apply(event)
+            open[messageID] = entry
+            if entry.state.phase == .accepted || policy(message).onInDoubt == .expire {
+                arm(messageID, entry, now: now)
+                return [.append(event, closes: nil)]
+            }
+            return [.append(event, closes: nil)]
+                + afterFailure(messageID, entry, .retryScheduled, receipt: nil, now: now)
+        case .final: return []
+        }
     }
 
     /// Writes the last event of a message.

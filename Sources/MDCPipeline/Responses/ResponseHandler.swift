@@ -20,6 +20,7 @@ final class ResponseHandler: Role {
         /// Partitions of `mdc.events` that are being read back, and up to where.
         var loading: [TopicPartition: Int64] = [:]
         var isHoldingReceipts = false
+        var health = ProviderHealth()
     }
 
     private let consumer: Consumer
@@ -166,6 +167,10 @@ final class ResponseHandler: Role {
             switch action {
             case .append(let event, let closes):
                 events.append(Records.event(event, writer: writerID))
+                if let notice = health(event) {
+                    events.append(Records.notice(notice))
+                    logger.notice("reports speak of a provider", metadata: ["notice": "\(notice.reason ?? "")"])
+                }
                 if let closes { closed.append(closes) }
             case .publish(let message, let status, let at):
                 events.append(Self.final(message, status, at))
@@ -175,6 +180,12 @@ final class ResponseHandler: Role {
                 timers.append(Records.timer(id, due: due, message: message, json: message.json()))
             case .unschedule(let messageID, let attempt):
                 timers.append(Records.timerEnd(Records.retryTimerID(messageID, attempt: attempt)))
+            case .cancel(var message, let attempt):
+                message.attempt = attempt
+                if attempt == 1, message.sendAt != nil {
+                    timers.append(Records.timerEnd(Records.sendAtTimerID(message.id)))
+                }
+                events.append(Records.cancel(message))
             case .deadLetter(let receipt, let reason):
                 events.append(Self.deadLetter(receipt, reason))
             case .finish(let token): done.append(token)
@@ -191,6 +202,28 @@ final class ResponseHandler: Role {
             }
             for token in done { state.receipts[token.topicPartition]?.complete(token.offset) }
         }
+    }
+
+    /// What an entry says about its provider, if that is news.
+    private func health(_ event: TimelineEvent) -> ProviderNotice? {
+        let isDelivered: Bool
+        switch event.kind {
+        case .receipt where event.status == .delivered: isDelivered = true
+        case .receipt where event.status != nil, .receiptMissing: isDelivered = false
+        default: return nil
+        }
+        guard let provider = event.provider,
+            let news = state.withLock({ $0.health.note(provider, isDelivered: isDelivered) })
+        else { return nil }
+        let percent = Int((news.share * 100).rounded())
+        return ProviderNotice(
+            provider: provider,
+            kind: .health,
+            state: news.isPoor ? "poor" : "good",
+            reason: "has \(percent) bad reports in 100",
+            at: event.at,
+            by: writerID
+        )
     }
 
     private static func final(_ message: Message, _ status: MessageStatus, _ at: Timestamp) -> ProducerRecord {

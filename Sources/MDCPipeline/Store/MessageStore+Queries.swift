@@ -285,10 +285,11 @@ extension TimelineEvent.Kind {
         switch self {
         case .submitted: 0
         case .scheduled: 1
-        case .dispatched, .redelivered: 2
+        case .dispatched, .redelivered, .rerouted: 2
         case .accepted, .rejected, .deferred, .inDoubt: 3
         case .receipt, .receiptMissing: 4
         case .retryScheduled: 5
+        case .cancelRequested, .cancelRefused: 5
         case .final: 6
         case .receiptIgnored: 7
         }

@@ -101,6 +101,9 @@ enum Records {
     /// The header of a delivery that may be a timer's second: since when the first may have been made, milliseconds.
     static let againHeader = "again"
 
+    /// The header of a record that calls an attempt back.
+    static let cancelHeader = "cancel"
+
     static func event(
         _ event: TimelineEvent,
         json: ByteBuffer? = nil,
@@ -116,6 +119,17 @@ enum Records {
             headers: headers,
             timestamp: event.at
         )
+    }
+
+    /// Calls an attempt back, if it has not been started: to the lane that it is in, so that one dispatcher decides.
+    static func cancel(_ message: Message) -> ProducerRecord {
+        var record = lane(message, json: message.json())
+        record.headers.append(RecordHeader(key: cancelHeader, value: ByteBuffer()))
+        return record
+    }
+
+    static func notice(_ notice: ProviderNotice) -> ProducerRecord {
+        ProducerRecord(topic: Topics.providers, key: ByteBuffer(string: notice.key), value: notice.json())
     }
 
     static func lane(_ message: Message, json: ByteBuffer) -> ProducerRecord {

@@ -6,6 +6,9 @@ public import NIOCore
 /// The three built-in providers against their simulators on real sockets, with a real callback listener between them and
 /// the log: what a demonstration and the end-to-end tests run against.
 public final class SimulatedProviders: Sendable {
+    /// The names under which they are known.
+    public static let names: [Channel: String] = [.sms: "kaleyra", .email: "smtp", .push: "fcm"]
+
     /// How the simulators behave.
     public struct Configuration: Sendable {
         /// What happens to messages; receivers can ask for a fate (see `docs/simulators.md`).

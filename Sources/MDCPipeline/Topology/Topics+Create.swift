@@ -20,6 +20,8 @@ extension Topics {
             NewTopic(timers, partitions: Int32(otherPartitions), configuration: compacted),
             NewTopic(events, partitions: Int32(keyedPartitions), configuration: kept),
             NewTopic(messages, partitions: Int32(keyedPartitions), configuration: compacted),
+            NewTopic(providers, partitions: 1, configuration: compacted),
+            NewTopic(suppressions, partitions: 1, configuration: compacted),
             NewTopic(feedback, partitions: Int32(keyedPartitions)),
             NewTopic(deadLetter, partitions: 1, configuration: kept),
         ]

@@ -8,6 +8,10 @@ public enum Topics {
     public static let timers = "mdc.timers"
     /// Idempotency keys that were used lately.
     public static let keys = "mdc.keys"
+    /// What is known of the providers: circuits, pauses, health; compacted.
+    public static let providers = "mdc.providers"
+    /// Recipients that are not written to; compacted.
+    public static let suppressions = "mdc.suppressions"
     /// The timelines of all messages.
     public static let events = "mdc.events"
     /// The final state of each message, compacted.

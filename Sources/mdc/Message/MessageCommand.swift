@@ -9,9 +9,9 @@ import MDCPipeline
 struct MessageCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "message",
-        abstract: "Shows messages and what became of them.",
-        discussion: "Reads the message store of `mdc up` (SQLite, read only), at work or stopped.",
-        subcommands: [MessageGetCommand.self, MessageListCommand.self]
+        abstract: "Shows messages and what became of them, and calls them back.",
+        discussion: "Listings read the message store of `mdc up` (SQLite, read only), at work or stopped.",
+        subcommands: [MessageGetCommand.self, MessageListCommand.self, MessageCancelCommand.self]
     )
 }
 
@@ -181,6 +181,7 @@ enum MessageText {
             if let id = event.providerMessageID { details.append(id) }
             if let code = event.code { details.append(code) }
             if let detail = event.detail { details.append(detail) }
+            if let route = event.route { details.append("[\(route)]") }
             if let due = event.dueAt {
                 details.append(event.kind == .accepted ? "report due by \(clock(due))" : "due \(clock(due))")
             }

@@ -21,6 +21,7 @@ struct CenterStack: Service {
     let broker: Broker
     let settings: UpSettings
     let providers: [ProviderSettings]
+    let routing: RoutingConfiguration
     let logger: Logger
     /// Called once everything is at work; when it returns true the whole process stops.
     let whenReady: @Sendable (MessageCenter, Addresses) async throws -> Bool
@@ -104,6 +105,7 @@ struct CenterStack: Service {
                 storePath: settings.storePath,
                 validation: MessageValidator.Configuration(lanes: settings.lanes),
                 policies: settings.policies,
+                routing: routing,
                 sessionTimeout: settings.sessionTimeout
             ),
             providers: simulated.providers + configured.providers,

@@ -72,7 +72,7 @@ struct UpCommand: AsyncParsableCommand {
 
     func run() async throws {
         var settings = try settings()
-        let providers = try configuredProviders(settings)
+        let (providers, routing) = try configuredProviders(settings)
         let demonstration = try demo.map { try Demonstration(file: $0, data: settings.data, timeout: timeout) }
         try demonstration?.prepareFolder()
         try makeFolder(settings.data)
@@ -89,9 +89,13 @@ struct UpCommand: AsyncParsableCommand {
         let outcome = Outcome()
         let summary = settings.summary
         let isJSON = output.isJSON
-        let stack = CenterStack(broker: broker, settings: settings, providers: providers, logger: logger) {
-            center,
-            addresses in
+        let stack = CenterStack(
+            broker: broker,
+            settings: settings,
+            providers: providers,
+            routing: routing,
+            logger: logger
+        ) { center, addresses in
             guard let demonstration else {
                 StandardOutput.write(Self.readyLine(addresses))
                 return false
@@ -156,7 +160,9 @@ struct UpCommand: AsyncParsableCommand {
         }
     }
 
-    private func configuredProviders(_ settings: UpSettings) throws -> [ProviderSettings] {
+    private func configuredProviders(
+        _ settings: UpSettings
+    ) throws -> (providers: [ProviderSettings], routing: RoutingConfiguration) {
         do {
             let providers = try settings.readProviders()
             guard demo == nil || providers.isEmpty else {
@@ -164,7 +170,7 @@ struct UpCommand: AsyncParsableCommand {
                     "a demonstration does not send through real providers; remove [provider.*] from the file"
                 )
             }
-            return providers
+            return (providers, try settings.readRouting(providers))
         } catch let error as PipelineError {
             throw CommandError(error.description)
         }

@@ -32,6 +32,8 @@ struct UpSettings: Sendable {
     /// The file's text if it has `[provider.<name>]`: read by `readProviders()`, because it names secrets, which a command
     /// that only sends does not have.
     private var providerText: String?
+    /// The file's text if it has `[[route]]`, `[limits]` or `[breaker]`.
+    private var routingText: String?
     /// How long a worker that went silent keeps its part of the work.
     var sessionTimeout = Duration.seconds(10)
 
@@ -113,6 +115,8 @@ struct UpSettings: Sendable {
             throw UpSettingsError(description: "this is not TOML: \(error)")
         }
         for name in root.keys {
+            if name == "route" || name == "limits" || name == "breaker" || name == "provider" { routingText = text }
+            if name == "route" { continue }
             guard let table = root[name]?.table else {
                 throw UpSettingsError(description: "'\(name)' stands outside of a table; write [\(name)] or remove it")
             }
@@ -123,10 +127,11 @@ struct UpSettings: Sendable {
             case "simulator": try applySimulator(table)
             case "providers": try applyProviders(table)
             case "provider": providerText = text
+            case "limits", "breaker": break
             default:
                 throw UpSettingsError(
                     description: "[\(name)] is not known; there are [lanes.<channel>], [broker], [retry.<channel>], "
-                        + "[simulator], [providers] and [provider.<name>]"
+                        + "[simulator], [providers], [provider.<name>], [[route]], [limits] and [breaker]"
                 )
             }
         }
@@ -136,6 +141,19 @@ struct UpSettings: Sendable {
     func readProviders() throws -> [ProviderSettings] {
         guard let providerText, let table = try TOMLTable(string: providerText)["provider"]?.table else { return [] }
         return try ProviderSettings.read(table)
+    }
+
+    /// Which providers take which messages. - Parameter providers: Those of `readProviders()`.
+    func readRouting(_ providers: [ProviderSettings]) throws -> RoutingConfiguration {
+        guard let routingText else { return RoutingConfiguration() }
+        // A channel without a provider of its own is simulated.
+        var simulated = SimulatedProviders.names
+        for provider in providers { simulated[provider.channel] = nil }
+        return try RoutingConfiguration.read(
+            try TOMLTable(string: routingText),
+            providers: providers,
+            others: simulated.mapValues { [$0] }
+        )
     }
 
     /// Any setting of the broker by its name; nested tables are prefixes.

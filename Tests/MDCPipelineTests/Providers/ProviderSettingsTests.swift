@@ -63,10 +63,8 @@ import Testing
         ),
         ("[provider.x]\nkind = \"smtp\"\nhost = \"h\"\nuser = \"u\"\npassword = { env = \"NONE\" }", "NONE is not set"),
         ("[provider.x]\nkind = \"smtp\"\nhost = \"h\"\nsecurity = \"ssl\"", "\"none\", \"starttls\", \"tls\""),
-        (
-            "[provider.x]\nkind = \"smtp\"\nhost = \"h\"\n[provider.y]\nkind = \"smtp\"\nhost = \"h\"",
-            "both serve email"
-        ),
+        ("[provider.x]\nkind = \"smtp\"\nhost = \"h\"\nrate = 0", "provider.x.rate: write how many per second"),
+        ("[provider.x]\nkind = \"smtp\"\nhost = \"h\"\nsenders = \"A\"", "provider.x.senders: write a list"),
         (
             "[provider.x]\nkind = \"smtp\"\nhost = \"h\"\ncallback_secret = { env = \"SHORT\" }",
             "at least 16 characters"

@@ -24,6 +24,8 @@ public struct ProviderSettings: Sendable {
     /// The last segment of its callback address; nil: it has none.
     let callbackSecret: Secret?
     var kind: Kind
+    /// Weight, cost, rate and senders, for the routing.
+    public let traits: ProviderTraits
 
     /// The channel whose messages it takes.
     public var channel: Channel {
@@ -61,12 +63,6 @@ public struct ProviderSettings: Sendable {
             var settings = SettingsTable(table, place: "provider.\(name)", environment: environment)
             let provider = try ProviderSettings(name, &settings)
             try settings.finish()
-            if let other = all.first(where: { $0.channel == provider.channel }) {
-                throw PipelineError(
-                    .configuration,
-                    "provider.\(other.name) and provider.\(name) both serve \(provider.channel); keep one of them"
-                )
-            }
             all.append(provider)
         }
         return all
@@ -81,6 +77,13 @@ public struct ProviderSettings: Sendable {
                 "provider.\(name).callback_secret: take at least 16 characters without a slash"
             )
         }
+        let rate = try table.rate("rate")
+        traits = ProviderTraits(
+            weight: try table.positive("weight", 1),
+            cost: try table.positive("cost", 0),
+            ratePerSecond: rate,
+            senders: try table.list("senders")
+        )
         let kind = try table.text("kind")
         switch kind {
         case "smtp": self.kind = try Self.smtp(name, &table)

@@ -55,6 +55,59 @@ struct SettingsTable {
         return flag
     }
 
+    private func double(_ value: any TOMLValueConvertible) -> Double? { value.double ?? value.int.map(Double.init) }
+
+    /// A number from 0 on, with or without a fraction.
+    mutating func positive(_ key: String, _ preset: Double) throws(PipelineError) -> Double {
+        read.insert(key)
+        guard let value = table[key] else { return preset }
+        guard let number = double(value), number >= 0, number <= 1e9 else {
+            throw problem(key, "write a number from 0 on")
+        }
+        return number
+    }
+
+    /// A share, more than 0 and at most 1.
+    mutating func share(_ key: String, _ preset: Double) throws(PipelineError) -> Double {
+        read.insert(key)
+        guard let value = table[key] else { return preset }
+        guard let number = double(value), number > 0, number <= 1 else {
+            throw problem(key, "write a share such as 0.5, more than 0 and at most 1")
+        }
+        return number
+    }
+
+    /// So many per second.
+    mutating func rate(_ key: String) throws(PipelineError) -> Double? {
+        read.insert(key)
+        guard let value = table[key] else { return nil }
+        guard let number = double(value), number > 0, number <= 1e6 else {
+            throw problem(key, "write how many per second, more than 0")
+        }
+        return number
+    }
+
+    /// A table of rates.
+    mutating func rates(_ key: String) throws(PipelineError) -> [String: Double] {
+        guard var inner = try optionalTable(key) else { return [:] }
+        var rates: [String: Double] = [:]
+        for name in inner.table.keys { rates[name] = try inner.rate(name) }
+        return rates
+    }
+
+    /// A list of texts.
+    mutating func list(_ key: String) throws(PipelineError) -> [String] {
+        read.insert(key)
+        guard let value = table[key] else { return [] }
+        guard let array = value.array else { throw problem(key, "write a list such as [\"a\", \"b\"]") }
+        var texts: [String] = []
+        for element in array {
+            guard let text = element.string, !text.isEmpty else { throw problem(key, "write a list of texts") }
+            texts.append(text)
+        }
+        return texts
+    }
+
     /// `"250ms"`, `"30s"`, `"5m"`, `"2h"`.
     mutating func duration(_ key: String, _ preset: Duration) throws(PipelineError) -> Duration {
         read.insert(key)
