@@ -20,7 +20,11 @@ struct DataFolder {
     /// - Throws: `.dataFolder` where it belongs to another node or cannot be used.
     static func read(_ path: String, nodeID: Int32, fileSystem: any FileSystem) throws(BrokerError) -> DataFolder? {
         do {
-            if try fileSystem.attributes(path) == nil { try fileSystem.makeDirectory(path) }
+            if try fileSystem.attributes(path) == nil {
+                try fileSystem.makeDirectory(path)
+                // The folder's own name must survive a power failure too: without it the node would be another one.
+                try fileSystem.syncDirectory(parent(of: path))
+            }
             guard let bytes = try content("\(path)/\(fileName)", fileSystem) else { return nil }
             let folder = try parse(String(decoding: bytes, as: UTF8.self), path)
             if folder.nodeID != nodeID {
@@ -36,6 +40,13 @@ struct DataFolder {
         } catch {
             throw BrokerError(.dataFolder, "the data folder \(path) cannot be used", cause: error)
         }
+    }
+
+    private static func parent(of path: String) -> String {
+        var end = path[...]
+        while end.count > 1, end.last == "/" { end.removeLast() }
+        guard let slash = end.lastIndex(of: "/") else { return "." }
+        return slash == end.startIndex ? "/" : String(end[..<slash])
     }
 
     private static func content(_ path: String, _ fileSystem: any FileSystem) throws -> [UInt8]? {

@@ -33,7 +33,7 @@ class Run:
         self.say = self.timeline.say
         self.violations = []
         self.folder = tempfile.mkdtemp(prefix="mdc-chaos-")
-        self.cluster = Cluster(options.broker, self.folder, options.isolated, options.disk, self.say)
+        self.cluster = Cluster(options.broker, self.folder, options.isolated, options.disk, self.say, options.preload, options.lies)
         self.admin = None
         self.writers, self.members, self.transactions, self.watcher = [], {}, [], None
         self.topics = {"plain": PARTITIONS}
@@ -157,6 +157,8 @@ class Run:
 
     def plague(self):
         known = faults.EVERYWHERE + (faults.ISOLATED if self.options.isolated else [])
+        if self.options.preload:
+            known = known + faults.POWER
         if self.options.faults:
             known = [f for f in known if f.__name__ in self.options.faults.split(",")]
         end = time.monotonic() + self.options.minutes * 60
@@ -288,6 +290,8 @@ def main():
     parser.add_argument("--rate", type=int, default=200, help="records a second of each of the two writers")
     parser.add_argument("--disk", type=int, default=700, help="size of each node's disk in megabytes")
     parser.add_argument("--isolated", action="store_true", help="each node in a network of its own")
+    parser.add_argument("--preload", help="the library of powerloss.c: the power fails too")
+    parser.add_argument("--lies", action="store_true", help="syncs do nothing, so that records must be missing (a test of the checker)")
     parser.add_argument("--transactions", action="store_true")
     parser.add_argument("--quiet", action="store_true", help="the timeline only if something is wrong")
     parser.add_argument("--keep", help="where the nodes' data go if something is wrong")

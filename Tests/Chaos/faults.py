@@ -151,7 +151,8 @@ def cut_and_kill_all(run):
 def wipe_follower(run):
     # More than one copy at a time must not be missing: nobody promises anything then.
     run.wait_in_sync()
-    node = run.random.choice(NODES)
+    # Always the same: an emptied node votes again only when an operator says so, and a majority must have kept its votes.
+    node = run.options.seed % 3 + 1
     run.say(f"kill -9 of node {node}, its disk is emptied")
     run.cluster.kill(node)
     run.cluster.wipe(node)
@@ -176,9 +177,34 @@ def rolling_restart(run):
         run.wait_in_sync()
 
 
+def power_of_all(run):
+    run.say("the power of all nodes fails")
+    run.cluster.lose_power(run.random, *NODES)
+    hold(run, 0, 1)
+
+
+def power_of_leader(run):
+    node = run.leader()
+    run.say(f"the power of node {node}, which leads, fails")
+    run.cluster.lose_power(run.random, node)
+    hold(run, 0, 4)
+
+
+def power_in_recovery(run):
+    """It fails again while the nodes recover."""
+    run.say("the power of all nodes fails, and again as they start")
+    run.cluster.lose_power(run.random, *NODES)
+    for _ in range(run.random.randint(1, 3)):
+        run.cluster.start_missing()
+        hold(run, 0.05, 2.5)
+        run.cluster.lose_power(run.random, *NODES)
+
+
 # Those behind the first need a network and a disk for each node.
 EVERYWHERE = [
     kill_leader, kill_controller, kill_two, kill_all, kill_in_turn, pause_leader, pause_controller, pause_and_kill,
     wipe_follower, rolling_restart,
 ]
 ISOLATED = [isolate, cut_pair, deaf, mute, one_way, flapping, cut_and_kill_all, full_disk]
+# These need the journal of what is not synced.
+POWER = [power_of_all, power_of_leader, power_in_recovery]

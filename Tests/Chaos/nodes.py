@@ -9,6 +9,8 @@ import subprocess
 import threading
 import time
 
+import power
+
 NODES = (1, 2, 3)
 # A crash is to be told, but not to take half a minute for symbols of all threads.
 QUICK_BACKTRACE = {"SWIFT_BACKTRACE": "threads=crashed,registers=none,images=none,color=no,interactive=no"}
@@ -93,9 +95,9 @@ class Loopback:
 
 
 class Cluster:
-    def __init__(self, binary, folder, isolated, disk_megabytes, say, environment=None):
+    def __init__(self, binary, folder, isolated, disk_megabytes, say, preload=None, lies=False):
         self.binary, self.folder, self.say = binary, folder, say
-        self.environment = environment or (lambda node: {})
+        self.preload, self.lies = preload, lies
         self.isolated = isolated
         self.network = Network() if isolated else Loopback()
         ports = [9092] * 3 + [9093] * 3 if isolated else free_ports(6)
@@ -109,6 +111,28 @@ class Cluster:
             os.makedirs(f"{folder}/{node}")
             if isolated and disk_megabytes:
                 run("mount", "-t", "tmpfs", "-o", f"size={disk_megabytes}m", "none", f"{folder}/{node}")
+            power.forget(*self.power(node))
+
+    def power(self, node):
+        """What was unlinked, and the journal of unsynced changes; the latter not on the disk that gets full."""
+        return f"{self.folder}/{node}/grave", f"{self.folder}/{node}.journal"
+
+    def environment(self, node):
+        if not self.preload:
+            return {}
+        grave, journal = self.power(node)
+        return {
+            "LD_PRELOAD": self.preload, "MDC_POWER_GRAVE": grave, "MDC_POWER_JOURNAL": journal,
+            **({"MDC_POWER_LIES": "1"} if self.lies else {}),
+        }
+
+    def lose_power(self, random, *nodes):
+        """Ends nodes at once and takes from their disks what they did not sync."""
+        for node in nodes:
+            self.pause(node)
+        self.kill(*nodes)
+        for node in nodes:
+            self.say(f"node {node}: {power.fail(f'{self.folder}/{node}/data', *self.power(node), random)}")
 
     @property
     def bootstrap(self):
@@ -175,6 +199,7 @@ class Cluster:
 
     def wipe(self, node):
         shutil.rmtree(f"{self.folder}/{node}/data")
+        power.forget(*self.power(node))
 
     def fill(self, node):
         """Writes until the node's disk is full."""
