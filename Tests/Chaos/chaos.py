@@ -161,6 +161,7 @@ class Run:
             known = known + faults.POWER
         if self.options.faults:
             known = [f for f in known if f.__name__ in self.options.faults.split(",")]
+        known = [f for f in known if f.__name__ not in self.options.without.split(",")]
         end = time.monotonic() + self.options.minutes * 60
         count, deck = 0, []
         while time.monotonic() < end:
@@ -287,6 +288,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=3)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--faults", help="these alone, by name, with commas")
+    parser.add_argument("--without", default="", help="none of these")
     parser.add_argument("--rate", type=int, default=200, help="records a second of each of the two writers")
     parser.add_argument("--disk", type=int, default=700, help="size of each node's disk in megabytes")
     parser.add_argument("--isolated", action="store_true", help="each node in a network of its own")
