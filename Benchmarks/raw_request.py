@@ -29,15 +29,47 @@ def _check(name, error):
         raise RuntimeError(f"{name} answered error {error}")
 
 
-def create_topic(broker, name, partitions, **settings):
+def create_topic(broker, name, partitions, replicas=1, **settings):
     """Creates a topic by CreateTopics version 2 and raises where the node refuses it."""
-    body = struct.pack(">i", 1) + _text(name) + struct.pack(">ihii", partitions, 1, 0, len(settings))
+    body = struct.pack(">i", 1) + _text(name) + struct.pack(">ihii", partitions, replicas, 0, len(settings))
     for key, value in settings.items():
         body += _text(key.replace("_", ".")) + _text(str(value))
     answer = _ask(broker, 19, 2, body + struct.pack(">ib", 30_000, 0))
     # throttle, count of topics, name, error
     length = struct.unpack_from(">h", answer, 8)[0]
     _check("CreateTopics", struct.unpack_from(">h", answer, 10 + length)[0])
+
+
+def leader_and_in_sync(broker, name):
+    """Leader and in-sync replicas of a topic's only partition, and the number of brokers, by Metadata version 1."""
+    answer = _ask(broker, 3, 1, struct.pack(">i", 1) + _text(name), timeout=5)
+    at = 0
+
+    def take(form):
+        nonlocal at
+        values = struct.unpack_from(form, answer, at)
+        at += struct.calcsize(form)
+        return values
+
+    def skip_text():
+        nonlocal at
+        count = take(">h")[0]
+        at += max(0, count)
+
+    brokers = take(">i")[0]
+    for _ in range(brokers):
+        take(">i")
+        skip_text()
+        take(">i")
+        skip_text()
+    # the controller, count of topics, error
+    take(">iih")
+    skip_text()
+    # internal, count of partitions, error, partition
+    take(">bihi")
+    leader, replicas = take(">ii")
+    take(f">{replicas}i")
+    return leader, take(f">{take('>i')[0]}i"), brokers
 
 
 def alter_topic(broker, name, **settings):
