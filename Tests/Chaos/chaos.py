@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 import checker
 import faults
 from nodes import NODES, Cluster, Timeline
-from workload import GroupMember, NumberedWriter, TransactionalWriter, Watcher, begin_group
+from workload import GroupMember, NumberedWriter, TopicMaker, TransactionalWriter, Watcher, begin_group
 
 PARTITIONS = 4
 # How long the cluster may take until everything is in sync and everybody writes again: generous, the machine may be busy.
@@ -35,7 +35,7 @@ class Run:
         self.folder = tempfile.mkdtemp(prefix="mdc-chaos-")
         self.cluster = Cluster(options.broker, self.folder, options.isolated, options.disk, self.say, options.preload, options.lies)
         self.admin = None
-        self.writers, self.members, self.transactions, self.watcher = [], {}, [], None
+        self.writers, self.members, self.transactions, self.watcher, self.maker = [], {}, [], None, None
         self.topics = {"plain": PARTITIONS}
         if options.transactions:
             self.topics["whole"] = PARTITIONS
@@ -121,7 +121,7 @@ class Run:
 
     def clients(self):
         members = [m for group in self.members.values() for m in group]
-        return self.writers + members + self.transactions + ([self.watcher] if self.watcher else [])
+        return self.writers + members + self.transactions + [c for c in (self.watcher, self.maker) if c]
 
     def begin(self):
         for node in NODES:
@@ -151,6 +151,7 @@ class Run:
                 )
         groups = {f"group-{protocol}": "plain" for protocol in self.members}
         self.watcher = Watcher("watcher", bootstrap, self.topics, groups).start()
+        self.maker = TopicMaker("maker", bootstrap, self.options.seed).start()
         self.wait_in_sync()
         self.wait_for_progress()
         self.say("three nodes in sync, clients at work")
@@ -188,14 +189,32 @@ class Run:
     def progress(self):
         parts = [f"{sum(len(w.acknowledged) for w in self.writers)} acknowledged"]
         parts += [f"{sum(m.commits for g in self.members.values() for m in g)} offsets committed"]
+        if self.maker:
+            parts.append(f"{sum(e is not None for e in self.maker.topics.values())} topics")
         if self.transactions:
             outcomes = [o for w in self.transactions for o, _ in w.outcomes.values()]
             parts.append(", ".join(f"{outcomes.count(o)} {o}" for o in ("committed", "aborted", "unknown")))
         return ", ".join(parts)
 
+    def views(self):
+        """What each node says there is; a node may be a moment behind what the others have answered."""
+        views = {}
+        for node in NODES:
+            admin = AdminClient({"bootstrap.servers": self.cluster.listen[node], "log_level": 0})
+
+            def known():
+                views[node] = set(admin.list_topics(timeout=5).topics)
+                wanted = {topic: exists for topic, exists in self.maker.topics.items() if exists is not None}
+                return all(exists == (topic in views[node]) for topic, exists in wanted.items())
+
+            end = time.monotonic() + 30
+            while time.monotonic() < end and not known():
+                time.sleep(0.2)
+        return views
+
     def settle(self):
         """Everybody comes to an end; groups read and commit all that is there."""
-        for client in self.writers + self.transactions:
+        for client in self.writers + self.transactions + [self.maker]:
             client.finish()
         read = checker.read_all(self.cluster.bootstrap, "plain", PARTITIONS, "read_committed")
         last = {index: records[-1][0] + 1 for index, records in read.items()}
@@ -227,6 +246,7 @@ class Run:
             yield from checker.check_transactions(
                 writer, found["whole", "read_committed"], found["whole", "read_uncommitted"]
             )
+        yield from checker.check_topics(self.maker, self.views())
         for client in self.clients():
             yield from client.failures
         statuses = self.cluster.kill(*NODES[1:], how=15)

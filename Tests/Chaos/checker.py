@@ -127,6 +127,19 @@ def check_transactions(writer, committed, everything):
         yield f"{writer.name}: nobody began {sorted(unknown)}"
 
 
+def check_topics(maker, views):
+    """Every node knows what was acknowledged, and all know the same. `views`: node -> names of topics."""
+    for node, names in views.items():
+        for topic, exists in maker.topics.items():
+            if exists is not None and exists != (topic in names):
+                yield f"{topic} was {'made' if exists else 'deleted'}, node {node} says otherwise"
+        for topic in names:
+            if topic.startswith("made-") and topic not in maker.topics:
+                yield f"node {node} knows {topic}, which nobody made"
+    if len(set(map(frozenset, views.values()))) > 1:
+        yield f"the nodes know different topics: {views}"
+
+
 def batches(folder):
     """Base offset -> (end, epoch, hash of the bytes) of all batches in a partition's folder, read by the format alone."""
     found = {}

@@ -7,6 +7,7 @@ import threading
 import time
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 
 # No request of an idempotent producer may be given up: what becomes of it would be unknown.
 NEVER = 3_600_000
@@ -285,6 +286,42 @@ class TransactionalWriter(Client):
     def finish(self):
         self.stop()
         self.producer = None
+
+
+class TopicMaker(Client):
+    """Makes topics and deletes some again; what an answer said must be so on every node."""
+
+    def __init__(self, name, bootstrap, seed):
+        super().__init__(name)
+        self.random = random.Random(f"{seed}/{name}")
+        self.admin = AdminClient(settings(bootstrap))
+        # Name -> whether it must be there; None where no answer came.
+        self.topics = {}
+        self.made = 0
+
+    def step(self):
+        there = [topic for topic, exists in self.topics.items() if exists]
+        if len(there) > 3 and self.random.random() < 0.5:
+            topic = self.random.choice(there)
+            self.topics[topic] = None
+            self.ask(lambda: self.admin.delete_topics([topic], request_timeout=15)[topic], topic, False)
+        else:
+            topic = f"made-{self.made}"
+            self.made += 1
+            self.topics[topic] = None
+            self.ask(lambda: self.admin.create_topics([NewTopic(topic, 1, 3)], request_timeout=15)[topic], topic, True)
+        self.stopping.wait(2)
+
+    def ask(self, call, topic, exists):
+        try:
+            call().result(timeout=30)
+            self.topics[topic] = exists
+        except (KafkaException, TimeoutError):
+            # It may have been carried out all the same.
+            pass
+
+    def finish(self):
+        self.stop()
 
 
 class Watcher(Client):
