@@ -313,7 +313,7 @@ def main():
     parser.add_argument("--disk", type=int, default=700, help="size of each node's disk in megabytes")
     parser.add_argument("--isolated", action="store_true", help="each node in a network of its own")
     parser.add_argument("--preload", help="the library of powerloss.c: the power fails too")
-    parser.add_argument("--lies", action="store_true", help="syncs do nothing, so that records must be missing (a test of the checker)")
+    parser.add_argument("--lies", help="syncs of paths with this text do nothing: something must be missing (a test of the checker)")
     parser.add_argument("--no-transactions", dest="transactions", action="store_false")
     parser.add_argument("--quiet", action="store_true", help="the timeline only if something is wrong")
     parser.add_argument("--keep", help="where the nodes' data go if something is wrong")

@@ -95,7 +95,7 @@ class Loopback:
 
 
 class Cluster:
-    def __init__(self, binary, folder, isolated, disk_megabytes, say, preload=None, lies=False):
+    def __init__(self, binary, folder, isolated, disk_megabytes, say, preload=None, lies=None):
         self.binary, self.folder, self.say = binary, folder, say
         self.preload, self.lies = preload, lies
         self.isolated = isolated
@@ -123,7 +123,7 @@ class Cluster:
         grave, journal = self.power(node)
         return {
             "LD_PRELOAD": self.preload, "MDC_POWER_GRAVE": grave, "MDC_POWER_JOURNAL": journal,
-            **({"MDC_POWER_LIES": "1"} if self.lies else {}),
+            **({"MDC_POWER_LIES": self.lies} if self.lies else {}),
         }
 
     def lose_power(self, random, *nodes):

@@ -5,7 +5,8 @@
 //
 //   MDC_POWER_JOURNAL=FILE    where that is noted
 //   MDC_POWER_GRAVE=FOLDER    keeps what was unlinked; on the file system of the data
-//   MDC_POWER_LIES=1          syncs are not noted, as if the disk lied: the checker must notice
+//   MDC_POWER_LIES=TEXT       syncs of files with the text in their path are not noted, as if the disk lied: the checker
+//                             must notice
 //
 // A record: kind (1 byte), inode, a, b (8 bytes each), length of the text (4 bytes), text. Numbers as the machine has them.
 #define _GNU_SOURCE
@@ -50,14 +51,14 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int journal = -1;
 static char grave[PATH_MAX];
 static long buried;
-static int lies;
+static const char *lies;
 
 // Behind those above: constructors of a file run in its order.
 __attribute__((constructor)) static void start(void) {
     const char *path = getenv("MDC_POWER_JOURNAL"), *folder = getenv("MDC_POWER_GRAVE");
     if (!path || !folder) return;
     snprintf(grave, sizeof grave, "%s", folder);
-    lies = getenv("MDC_POWER_LIES") != NULL;
+    lies = getenv("MDC_POWER_LIES");
     journal = real_open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (journal < 0) {
         fprintf(stderr, "powerloss: %s: %s\n", path, strerror(errno));
@@ -171,9 +172,20 @@ int fallocate(int fd, int mode, off_t position, off_t count) {
     return result;
 }
 
+static int is_lie(int fd) {
+    char name[64], path[PATH_MAX];
+    if (!lies) return 0;
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(name, path, sizeof path - 1);
+    if (n < 0) return 0;
+    path[n] = 0;
+    return strstr(path, lies) != NULL;
+}
+
 static int synced(int fd, int (*call)(int)) {
     struct stat status;
-    int counts = journal >= 0 && !lies && fstat(fd, &status) == 0 && (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode));
+    int counts = journal >= 0 && fstat(fd, &status) == 0 && (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode))
+        && !is_lie(fd);
     static uint64_t number;
     uint64_t mine = 0;
     if (counts) {
