@@ -10,7 +10,7 @@ SHELL := /bin/bash
 RELEASE := -c release --static-swift-stdlib -Xlinker --no-export-dynamic
 JOBS ?= 2
 
-.PHONY: help deps deps-test build build-debug test unit interop vectors demo bench simulate chaos fuzz sanitize generate format lint clean
+.PHONY: help deps deps-test build build-debug test unit interop vectors demo bench lane-figures simulate chaos fuzz sanitize generate format lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -57,6 +57,10 @@ fuzz: deps ## libFuzzer over every entrance for foreign bytes: make fuzz SECONDS
 
 sanitize: deps ## test suites of model, protocol, log and broker under the thread and the address sanitizer
 	dev/sanitize
+
+lane-figures: deps ## a critical message's wait, idle and behind bulk, and the lanes' shares: make lane-figures MESSAGES=20000 RATE=500
+	MDC_LANE_MESSAGES=$(or $(MESSAGES),20000) MDC_LANE_RATE=$(or $(RATE),500) MDC_ONLY=MDCPipelineTests \
+	    swift test -j $(JOBS) --filter LaneFigures
 
 simulate: deps ## the storage engine on a simulated disk, by seed: make simulate SEEDS=20000 (or A..B) OPERATIONS=120
 	swift build -c release -j $(JOBS) --product mdc-simulate

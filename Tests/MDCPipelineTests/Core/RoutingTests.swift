@@ -99,6 +99,8 @@ struct RoutingTests {
         #expect(!breaker.mayPass(now: 1_099) && breaker.mayPass(now: 1_100))
         breaker.started(now: 1_100)
         #expect(!breaker.mayPass(now: 1_101))
+        // A trial that is never answered does not hold for ever.
+        #expect(breaker.mayPass(now: 31_100))
         let isLonger = breaker.answered(isFailure: true, now: 1_110)
         #expect(isLonger && breaker.state == .open(until: 1_310))
         breaker.started(now: 1_310)

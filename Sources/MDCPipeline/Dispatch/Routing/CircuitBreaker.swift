@@ -49,7 +49,10 @@ public struct CircuitBreaker: Sendable, Equatable {
     private var next = 0
     private var failures = 0
     private var pause: Int64
-    private var isTrying = false
+    /// When the trial started that was not answered yet.
+    private var trialAt: Timestamp?
+    /// A trial that was not answered by then is given up (its message had expired, say): another one may start.
+    private static let trialMilliseconds: Int64 = 30_000
 
     /// A closed one.
     public init(_ settings: Settings = Settings()) {
@@ -61,21 +64,21 @@ public struct CircuitBreaker: Sendable, Equatable {
     public func mayPass(now: Timestamp) -> Bool {
         switch state {
         case .closed: true
-        case .open(let until): now >= until && !isTrying
+        case .open(let until): now >= until && (trialAt.map { now - $0 >= Self.trialMilliseconds } ?? true)
         }
     }
 
     /// Notes that a send starts.
     public mutating func started(now: Timestamp) {
-        if case .open = state { isTrying = true }
+        if case .open = state { trialAt = now }
     }
 
     /// Notes an answer; true if the state changed.
     public mutating func answered(isFailure: Bool, now: Timestamp) -> Bool {
         if case .open(let until) = state {
             // Answers to sends from before it opened say nothing new.
-            guard isTrying, now >= until else { return false }
-            isTrying = false
+            guard trialAt != nil, now >= until else { return false }
+            trialAt = nil
             guard isFailure else {
                 close()
                 return true
@@ -117,7 +120,7 @@ public struct CircuitBreaker: Sendable, Equatable {
     }
 
     private mutating func clear() {
-        isTrying = false
+        trialAt = nil
         answers = []
         next = 0
         failures = 0
