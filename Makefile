@@ -10,7 +10,7 @@ SHELL := /bin/bash
 RELEASE := -c release --static-swift-stdlib -Xlinker --no-export-dynamic
 JOBS ?= 2
 
-.PHONY: help deps deps-test build build-debug test unit interop vectors demo bench lane-figures simulate chaos fuzz sanitize generate format lint clean
+.PHONY: help deps deps-test build build-debug test unit interop vectors demo bench crash-proof lane-figures simulate chaos fuzz sanitize generate format lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -57,6 +57,10 @@ fuzz: deps ## libFuzzer over every entrance for foreign bytes: make fuzz SECONDS
 
 sanitize: deps ## test suites of model, protocol, log and broker under the thread and the address sanitizer
 	dev/sanitize
+
+crash-proof: deps ## kill workers, listener and broker at random while messages flow: make crash-proof MESSAGES=50000 SEED=1
+	MDC_CRASH_MESSAGES=$(or $(MESSAGES),50000) MDC_CRASH_SEED=$(or $(SEED),1) MDC_ONLY=MDCPipelineTests \
+	    swift test -j $(JOBS) --filter CrashProofTests
 
 lane-figures: deps ## a critical message's wait, idle and behind bulk, and the lanes' shares: make lane-figures MESSAGES=20000 RATE=500
 	MDC_LANE_MESSAGES=$(or $(MESSAGES),20000) MDC_LANE_RATE=$(or $(RATE),500) MDC_ONLY=MDCPipelineTests \
