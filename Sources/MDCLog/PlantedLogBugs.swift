@@ -23,6 +23,8 @@ package struct PlantedLogBugs: OptionSet, Sendable, Hashable {
     package static let checkpointsAreMixed = PlantedLogBugs(rawValue: 64)
     /// What is left of segments before the log's start is taken for a part of the log.
     package static let removalIsNotFinished = PlantedLogBugs(rawValue: 128)
+    /// Files of the log's beginning are removed before the new start is on disk.
+    package static let removalBeforeCheckpoint = PlantedLogBugs(rawValue: 256)
 }
 
 extension LogEnvironment {

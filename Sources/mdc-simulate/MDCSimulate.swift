@@ -9,7 +9,7 @@ struct MDCSimulate: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "mdc-simulate",
         abstract: "Runs the storage engine on a simulated disk, by seed, against a naive model.",
-        subcommands: [LogCommand.self]
+        subcommands: [LogCommand.self, SweepCommand.self]
     )
 }
 
@@ -27,26 +27,24 @@ struct LogCommand: ParsableCommand {
     var operations = 80
     @Option(help: "A bug to plant: \(PlantedBug.allCases.map(\.rawValue).joined(separator: ", ")).")
     var bug: String?
+    @Option(help: "Data folders of the node.")
+    var folders = 1
+    @Flag(help: "The high watermark is told, and lags behind what is durable.")
+    var replicated = false
     @Flag(help: "Print every operation.")
     var trace = false
     @Flag(help: "Go on after a failure; print one line each.")
     var keepGoing = false
 
     func run() throws {
-        let bounds = seeds.split(separator: ".", omittingEmptySubsequences: true).compactMap { UInt64($0) }
-        guard let first = bounds.first, let last = bounds.last, bounds.count <= 2, first <= last else {
-            throw ValidationError("--seeds takes A..B, such as 1..1000")
-        }
-        var planted: PlantedBug?
-        if let bug {
-            guard let known = PlantedBug(rawValue: bug) else { throw ValidationError("there is no bug '\(bug)'") }
-            planted = known
-        }
+        let (first, last) = try Arguments.range(seeds)
+        let planted = try Arguments.bug(bug)
         var counts = SimulationCounts()
         var failures = 0
         let start = ContinuousClock.now
         for seed in first...last {
-            let simulation = LogSimulation(seed: seed, operations: operations, bug: planted)
+            let setup = SimulationSetup(folders: folders, isReplicated: replicated)
+            let simulation = LogSimulation(seed: seed, operations: operations, bug: planted, setup: setup)
             do throws(SimulationFailure) {
                 counts.add(try simulation.run(trace: trace ? { print($0) } : nil))
             } catch {
@@ -66,5 +64,64 @@ struct LogCommand: ParsableCommand {
             "\(last - first + 1) seeds, \(failures) failures, \(Int(Double(counts.operations) / seconds)) operations/s"
         )
         if failures > 0 { throw ExitCode(1) }
+    }
+}
+
+/// `mdc-simulate sweep`.
+struct SweepCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "sweep",
+        abstract: "The power fails at each call in turn of one operation, after a short random sequence.",
+        discussion: "Exits with 1 at the first sequence that is not as the model says, and prints it."
+    )
+
+    @Option(help: "The seeds, as A..B or a single one.")
+    var seeds = "1..20"
+    @Option(
+        help: "The operation: \(LogSweep.Operation.allCases.map(\.rawValue).joined(separator: ", ")); all without it."
+    )
+    var operation: String?
+    @Option(help: "A bug to plant.")
+    var bug: String?
+
+    func run() throws {
+        let (first, last) = try Arguments.range(seeds)
+        let planted = try Arguments.bug(bug)
+        var swept = LogSweep.Operation.allCases
+        if let operation {
+            guard let known = LogSweep.Operation(rawValue: operation) else {
+                throw ValidationError("there is no operation '\(operation)'")
+            }
+            swept = [known]
+        }
+        for operation in swept {
+            var failures = 0
+            for seed in first...last {
+                do throws(SimulationFailure) {
+                    failures += try LogSweep(seed: seed, operation: operation, bug: planted).run()
+                } catch {
+                    print(error)
+                    throw ExitCode(1)
+                }
+            }
+            print("\(operation.rawValue): \(last - first + 1) seeds, \(failures) power failures, nothing wrong")
+        }
+    }
+}
+
+/// What commands have in common.
+enum Arguments {
+    static func range(_ seeds: String) throws -> (first: UInt64, last: UInt64) {
+        let bounds = seeds.split(separator: ".", omittingEmptySubsequences: true).compactMap { UInt64($0) }
+        guard let first = bounds.first, let last = bounds.last, bounds.count <= 2, first <= last else {
+            throw ValidationError("--seeds takes A..B, such as 1..1000")
+        }
+        return (first, last)
+    }
+
+    static func bug(_ name: String?) throws -> PlantedBug? {
+        guard let name else { return nil }
+        guard let known = PlantedBug(rawValue: name) else { throw ValidationError("there is no bug '\(name)'") }
+        return known
     }
 }

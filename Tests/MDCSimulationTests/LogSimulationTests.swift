@@ -9,6 +9,17 @@ import Testing
         for seed in 0..<40 { _ = try LogSimulation(seed: UInt64(120 + block * 40 + seed), operations: 80).run() }
     }
 
+    /// The same node with two data folders, and with replicas whose high watermark lags.
+    @Test(arguments: [SimulationSetup(folders: 2), SimulationSetup(isReplicated: true)])
+    func otherSetups(setup: SimulationSetup) throws {
+        for seed in UInt64(120)..<140 { _ = try LogSimulation(seed: seed, setup: setup).run() }
+    }
+
+    /// The power fails at every call of an operation.
+    @Test(arguments: LogSweep.Operation.allCases) func everyCall(operation: LogSweep.Operation) throws {
+        #expect(try LogSweep(seed: 2, operation: operation, outcomes: 1).run() > 0)
+    }
+
     /// Sequences of long runs that once showed something wrong: leftovers of deletions, epochs from half of a log, aborts that
     /// a crash took back, producers' last batches, offsets given twice, remains of failed appends, index entries of lost batches.
     @Test(arguments: [

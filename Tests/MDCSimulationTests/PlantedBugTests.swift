@@ -5,7 +5,20 @@ import Testing
 
 /// Each planted bug is found, by a sequence that does well without it.
 @Suite struct PlantedBugTests {
-    @Test(arguments: PlantedBug.allCases) func isFound(bug: PlantedBug) throws {
+    /// Shown by a power failure between two certain calls.
+    static let swept: [PlantedBug: LogSweep.Operation] = [
+        .swapIsNotSynced: .compaction, .removalBeforeCheckpoint: .deletion,
+    ]
+
+    @Test(arguments: swept.keys.sorted { $0.rawValue < $1.rawValue }) func isFoundBySweep(bug: PlantedBug) throws {
+        let operation = try #require(Self.swept[bug])
+        // `LogSimulationTests.everyCall` sweeps the same sequence without a bug.
+        #expect(throws: SimulationFailure.self) {
+            try LogSweep(seed: 2, operation: operation, outcomes: 2, bug: bug).run()
+        }
+    }
+
+    @Test(arguments: PlantedBug.allCases.filter { swept[$0] == nil }) func isFound(bug: PlantedBug) throws {
         // The power has to fail between two of a deletion's renames.
         let rare: [UInt64] = [1_001_087, 1_001_298, 1_001_906]
         let isRare = bug == .removalIsNotFinished

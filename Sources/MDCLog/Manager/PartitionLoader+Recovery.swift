@@ -150,8 +150,10 @@ extension PartitionLoader {
         base = segments[index]
         progress.report.rebuiltFiles.append(base.path(FileName.offsetIndex))
         // Where the recovery point is a segment's base, the segment before may have been sealed since: its indexes and the
-        // return of its reserved space may be lost. One that is before the log's start does not matter: its removal is.
-        if index > 0, base.baseOffset == durable, durable > start {
+        // return of its reserved space may be lost. One that is before the log's start does not matter where our checkpoint
+        // knows that start: its removal is certain. Where only the file of starts is that new, it stays.
+        let stays = durable > start || (checkpoint != nil && !isKnown(start))
+        if index > 0, base.baseOffset == durable, stays {
             if let tail = try settleSealed(segments[index - 1], durable: durable, &progress) {
                 return Start(index: index - 1, position: tail, offset: durable)
             }

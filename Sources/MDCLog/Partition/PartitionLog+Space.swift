@@ -20,7 +20,7 @@ extension PartitionLog {
         try appender.withLock { appender throws(LogError) in
             published.withLock { $0.advanceStart(to: offset) }
             // Before any file goes: after a crash the start must not fall back into what is gone.
-            try directory.writeCheckpoint()
+            if !environment.has(.removalBeforeCheckpoint) { try directory.writeCheckpoint() }
             try removeSegments(&appender, upTo: .max) { $0.nextOffset <= offset }
         }
     }
@@ -44,13 +44,14 @@ extension PartitionLog {
         // Before any file goes: after a crash the start must not fall back into what is gone, and the producers' state
         // can no longer be made from it.
         try keepSnapshot(at: segments[due.count].baseOffset)
-        try directory.writeCheckpoint()
+        if !environment.has(.removalBeforeCheckpoint) { try directory.writeCheckpoint() }
         published.withLock { state in
             state.segments.removeFirst(due.count)
             state.unsynced.removeAll { segment in due.contains { $0 === segment } }
             state.directoryChanged = true
         }
         for segment in due { try retire(segment) }
+        if environment.has(.removalBeforeCheckpoint) { try directory.writeCheckpoint() }
         removeSnapshots(&appender)
         requestSync()
         return due.count

@@ -8,6 +8,7 @@ final class BuggyFileSystem: FileSystem {
     private let disk: SimulatedDisk
     private let bug: PlantedBug
     private let deletes = NIOLockedValueBox(false)
+    private let swaps = NIOLockedValueBox(false)
 
     init(_ disk: SimulatedDisk, _ bug: PlantedBug) {
         self.disk = disk
@@ -26,6 +27,7 @@ final class BuggyFileSystem: FileSystem {
         {
             return
         }
+        if newPath.hasSuffix(".log.swap") { swaps.withLockedValue { $0 = true } }
         if newPath.hasSuffix("-delete") { deletes.withLockedValue { $0 = true } }
         try disk.rename(path, to: newPath)
     }
@@ -38,10 +40,13 @@ final class BuggyFileSystem: FileSystem {
     func removeDirectory(_ path: String) throws(FileSystemError) { try disk.removeDirectory(path) }
 
     func syncDirectory(_ path: String) throws(FileSystemError) {
-        let isDataFolder = path == LogSimulator.folder
+        let isDataFolder = !path.dropFirst().contains("/")
         switch bug {
         case .partitionFolderIsNotSynced where !isDataFolder: return
         case .dataFolderIsNotSynced where isDataFolder: return
+        case .swapIsNotSynced where swaps.withLockedValue({ $0 }):
+            swaps.withLockedValue { $0 = false }
+            return
         case .deletionIsNotSynced where isDataFolder && deletes.withLockedValue({ $0 }):
             deletes.withLockedValue { $0 = false }
             return

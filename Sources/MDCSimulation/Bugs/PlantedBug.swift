@@ -24,6 +24,8 @@ public enum PlantedBug: String, Sendable, CaseIterable {
     case topicIDIsNotSynced
     /// A compacted segment takes its place without having been synced.
     case compactedCopyIsNotSynced
+    /// The folder is not synced when a compacted segment counts, before the segments that it replaces go.
+    case swapIsNotSynced
     /// Snapshots of what was cut away stay.
     case snapshotsAreNotRemoved
     /// Indexes of sealed segments are not synced.
@@ -47,6 +49,8 @@ public enum PlantedBug: String, Sendable, CaseIterable {
     case snapshotHasWhatFollows
     /// The position of one checkpoint is used with the offset of another.
     case checkpointsAreMixed
+    /// Files of the log's beginning are removed before the new start is on disk.
+    case removalBeforeCheckpoint
     /// Leftovers of segments before the log's start are taken for a part of the log.
     case removalIsNotFinished
 
@@ -61,6 +65,7 @@ public enum PlantedBug: String, Sendable, CaseIterable {
         case .snapshotHasWhatFollows: .snapshotHasWhatFollows
         case .checkpointsAreMixed: .checkpointsAreMixed
         case .removalIsNotFinished: .removalIsNotFinished
+        case .removalBeforeCheckpoint: .removalBeforeCheckpoint
         default: []
         }
     }

@@ -82,6 +82,8 @@ public final class SimulatedDisk: FileSystem, @unchecked Sendable {
     }
     /// Sets the time that files are stamped with.
     public func setTime(_ milliseconds: Int64) { locked { time = milliseconds } }
+    /// What a power failure leaves is decided by another seed from now on.
+    public func reseed(_ seed: UInt64) { locked { random = SimulationRandom(seed: seed) } }
     /// Arms a fault; nil disarms.
     public func setFault(_ fault: Fault?) { locked { self.fault = fault } }
     /// The power fails at the change after the next `changes` ones; nil disarms.

@@ -75,6 +75,25 @@ public struct SimulationCounts: Sendable, Hashable {
     }
 }
 
+/// How a simulated node is set up, beside what the seed decides.
+public struct SimulationSetup: Sendable, Hashable {
+    /// Data folders.
+    public var folders = 1
+    /// The high watermark is told, as by a leader, and lags behind the durable end; else that stands in for it.
+    public var isReplicated = false
+
+    /// Makes a setup of one folder, without replicas.
+    public init(folders: Int = 1, isReplicated: Bool = false) {
+        self.folders = folders
+        self.isReplicated = isReplicated
+    }
+
+    /// The options of the command.
+    var options: String {
+        (folders > 1 ? " --folders \(folders)" : "") + (isReplicated ? " --replicated" : "")
+    }
+}
+
 /// A random sequence of operations on the logs of a node, on a disk that loses power, against a naive model.
 public struct LogSimulation: Sendable {
     /// Decides everything.
@@ -83,21 +102,30 @@ public struct LogSimulation: Sendable {
     public var operations: Int
     /// A bug to plant, which the simulation is to find.
     public var bug: PlantedBug?
+    /// The node.
+    public var setup: SimulationSetup
 
     /// Makes a simulation.
-    public init(seed: UInt64, operations: Int = 80, bug: PlantedBug? = nil) {
+    public init(
+        seed: UInt64,
+        operations: Int = 80,
+        bug: PlantedBug? = nil,
+        setup: SimulationSetup = SimulationSetup()
+    ) {
         self.seed = seed
         self.operations = operations
         self.bug = bug
+        self.setup = setup
     }
 
     /// Runs it on the caller's thread. `trace` is called with each operation before it is made.
     public func run(trace: ((String) -> Void)? = nil) throws(SimulationFailure) -> SimulationCounts {
-        let simulator = LogSimulator(seed: seed, bug: bug, onTrace: trace)
+        let simulator = LogSimulator(seed: seed, bug: bug, setup: setup, onTrace: trace)
         do {
             try simulator.run(operations)
         } catch {
             var command = "mdc-simulate log --seeds \(seed)..\(seed) --operations \(operations)"
+            command += setup.options
             if let bug { command += " --bug \(bug.rawValue)" }
             throw SimulationFailure(
                 seed: seed,

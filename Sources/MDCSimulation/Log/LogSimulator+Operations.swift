@@ -14,7 +14,7 @@ extension LogSimulator {
         case 58..<66: try read(partition)
         case 66..<70: try look(partition)
         case 70..<75: checkpoint(manager)
-        case 75..<80: maintenance(manager)
+        case 75..<80: try maintenance(manager)
         case 80..<84: advanceClock()
         case 84..<87: compact(manager)
         case 87..<89: scrub(manager)
@@ -59,21 +59,26 @@ extension LogSimulator {
         if manager?.allPartitions.contains(where: { $0.offlineReason != nil }) == true { isRefusing = true }
     }
 
-    private func syncRound(_ manager: LogManager) {
+    func syncRound(_ manager: LogManager) {
         note("sync round")
         counts.syncRounds += 1
         quietly { manager.runSyncRound() }
     }
 
-    private func checkpoint(_ manager: LogManager) {
+    func checkpoint(_ manager: LogManager) {
         note("checkpoint")
         counts.checkpoints += 1
         quietly { manager.runCheckpoint() }
     }
 
-    private func maintenance(_ manager: LogManager) {
+    func maintenance(_ manager: LogManager) throws {
         note("maintenance")
+        let before = manager.allPartitions.map { ($0, max($0.logStartOffset, $0.highWatermark)) }
         quietly { manager.runMaintenance() }
+        guard setup.isReplicated else { return }
+        for (log, limit) in before where log.logStartOffset > limit {
+            throw Wrong("retention went to \(log.logStartOffset), beyond the high watermark \(limit)")
+        }
     }
 
     private func advanceClock() {
@@ -83,15 +88,22 @@ extension LogSimulator {
         disk.setTime(clock.time)
     }
 
-    private func compact(_ manager: LogManager) {
+    func compact(_ manager: LogManager) {
         note("compaction")
         counts.compactions += 1
         for (partition, model) in models where model.settings.isCompacted {
             // At most up to the last stable offset; after a crash within it the same holds.
-            models[partition]?.compactedTo = max(model.compactedTo, model.lastStable(model.end))
-            models[partition]?.decidedTo = max(model.decidedTo, model.end)
+            let committed = committed(partition, model)
+            models[partition]?.compactedTo = max(model.compactedTo, model.lastStable(committed))
+            models[partition]?.decidedTo = max(model.decidedTo, committed)
         }
         quietly { manager.runCompaction() }
+    }
+
+    /// What is committed at most.
+    private func committed(_ partition: TopicPartition, _ model: ModelPartition) -> Int64 {
+        guard setup.isReplicated, let log = manager?.partition(partition) else { return model.end }
+        return min(model.end, log.highWatermark.rawValue)
     }
 
     private func scrub(_ manager: LogManager) {
@@ -99,10 +111,11 @@ extension LogSimulator {
         quietly { manager.runScrub() }
     }
 
-    private func truncate(_ partition: TopicPartition) throws {
+    func truncate(_ partition: TopicPartition) throws {
         guard let log = manager?.partition(partition), let model = models[partition] else { return }
         // Compaction decides by what is below the high watermark, and no follower is truncated below that.
-        let least = max(model.start, min(model.decidedTo, model.end))
+        let committed = setup.isReplicated ? committed(partition, model) : 0
+        let least = max(model.start, min(max(model.decidedTo, committed), model.end))
         let offset = least + Int64(random.below(Int(model.end - least) + 2))
         note("truncate \(partition) to \(offset)")
         models[partition]?.doubts.append(.truncation(to: offset))
@@ -135,7 +148,7 @@ extension LogSimulator {
         do { try verify(log, model) } catch { if !disk.hasCrashed { throw error } }
     }
 
-    private func deleteRecords(_ partition: TopicPartition) throws {
+    func deleteRecords(_ partition: TopicPartition) throws {
         guard let log = manager?.partition(partition), let model = models[partition] else { return }
         let limit = log.highWatermark.rawValue
         guard limit > model.start else { return }
@@ -183,7 +196,8 @@ extension LogSimulator {
         models[partition] = model
         order.append(partition)
         let isMade = try change("creation", partition) { () throws(LogError) in
-            _ = try manager.createPartition(partition, topicID: id, settings: profile.settings)
+            let log = try manager.createPartition(partition, topicID: id, settings: profile.settings)
+            if setup.isReplicated { log.updateHighWatermark(0) }
         }
         if isMade { models[partition]?.creationIsInDoubt = false }
     }

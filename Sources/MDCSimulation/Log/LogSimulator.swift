@@ -9,9 +9,14 @@ import NIOCore
 /// The state of a running simulation; its operations are in the extensions.
 final class LogSimulator {
     static let folder = "/data"
+    /// The data folders.
+    var folders: [String] { (0..<setup.folders).map { $0 == 0 ? Self.folder : "\(Self.folder)\($0 + 1)" } }
 
     let seed: UInt64
     let bug: PlantedBug?
+    let setup: SimulationSetup
+    /// For what the setup adds: the sequences without it stay as they are.
+    var moreRandom: SimulationRandom
     var random: SimulationRandom
     let disk: SimulatedDisk
     let fileSystem: any FileSystem
@@ -48,15 +53,25 @@ final class LogSimulator {
         var flips: Bool
     }
 
-    init(seed: UInt64, bug: PlantedBug?, onTrace: ((String) -> Void)?) {
+    init(
+        seed: UInt64,
+        bug: PlantedBug?,
+        setup: SimulationSetup = SimulationSetup(),
+        sweep: LogSweep.Operation? = nil,
+        onTrace: ((String) -> Void)?
+    ) {
         self.seed = seed
         self.bug = bug
+        self.setup = setup
+        moreRandom = SimulationRandom(seed: seed ^ 0x5eed)
         self.onTrace = onTrace
         random = SimulationRandom(seed: seed)
         let disk = SimulatedDisk(seed: random.next())
         self.disk = disk
         fileSystem = bug.map { BuggyFileSystem(disk, $0) } ?? disk
-        profile = Self.makeProfile(&random)
+        var profile = Self.makeProfile(&random)
+        sweep?.prepare(&profile)
+        self.profile = profile
     }
 
     private static func makeProfile(_ random: inout SimulationRandom) -> Profile {
@@ -93,6 +108,7 @@ final class LogSimulator {
         while counts.operations < operations {
             counts.operations += 1
             arm()
+            advanceHighWatermark()
             try perform()
             try afterwards()
         }
@@ -139,7 +155,7 @@ final class LogSimulator {
         }
     }
 
-    private func afterwards() throws {
+    func afterwards() throws {
         takeNote()
         if disk.hasCrashed {
             try restart(.crash)
@@ -154,7 +170,7 @@ final class LogSimulator {
     }
 
     /// What the log promises now, it must keep.
-    private func takeNote() {
+    func takeNote() {
         for (partition, end) in acknowledged.withLockedValue({ $0 }) {
             if let model = models[partition] { models[partition]?.durable = max(model.durable, min(end, model.end)) }
         }
@@ -177,7 +193,7 @@ final class LogSimulator {
     enum Ending { case close, kill, crash }
 
     func open() throws {
-        var configuration = LogConfiguration(directories: [Self.folder])
+        var configuration = LogConfiguration(directories: folders)
         configuration.backgroundMode = .manual
         configuration.minimumFreeBytes = 0
         configuration.ballastBytes = random.once(in: 3) ? 4096 : 0
@@ -195,6 +211,22 @@ final class LogSimulator {
             logger: Logger(label: "simulation", factory: { _ in SwiftLogNoOpLogHandler() }),
             onSyncFailure: { _ in died.withLockedValue { $0 = true } }
         )
+        guard setup.isReplicated else { return }
+        // As a broker does: what is durable need not have been committed.
+        for log in manager?.allPartitions ?? [] { log.updateHighWatermark(log.logStartOffset) }
+    }
+
+    /// A leader tells that more is committed, in a node with replicas.
+    func advanceHighWatermark() {
+        guard setup.isReplicated, !order.isEmpty, moreRandom.once(in: 3) else { return }
+        guard let log = manager?.partition(moreRandom.pick(order)) else { return }
+        let (now, end) = (log.highWatermark.rawValue, log.syncedEndOffset.rawValue)
+        // What is committed ends with a batch.
+        let ends = (models[log.topicPartition]?.batches ?? []).map(\.next).filter { $0 > now && $0 <= end }
+        guard !ends.isEmpty else { return }
+        let next = moreRandom.pick(ends)
+        note("high watermark of \(log.topicPartition) is \(next)")
+        log.updateHighWatermark(Offset(next))
     }
 
     /// Ends the process in some way, starts it again, and compares what it finds with the model.
