@@ -299,6 +299,11 @@ public final class Broker: Service {
                     directory: cluster?.directory ?? membership,
                     group: group,
                     blocking: threads.blocking,
+                    checkpoint: HighWatermarkCheckpoint(
+                        directory: configuration.dataDirectory,
+                        fileSystem: fileSystem,
+                        logger: logger
+                    ),
                     logger: logger
                 )
             }

@@ -23,9 +23,9 @@ KILLS = int(os.environ.get("MDC_CLUSTER_KILLS", "4"))
 class ConfiguredCluster(Cluster):
     """Three nodes with settings."""
 
-    def __init__(self, folder, *settings):
+    def __init__(self, folder, settings_of):
         super().__init__(folder)
-        self.settings = settings
+        self.settings_of = settings_of
 
     def start(self, node):
         command = [
@@ -33,7 +33,7 @@ class ConfiguredCluster(Cluster):
             "--listen", f"127.0.0.1:{self.listen[node]}", "--http", "none",
             "--controller-listen", f"127.0.0.1:{self.controllers[node]}", "--voters", self.voters,
         ]
-        for setting in self.settings:
+        for setting in self.settings_of(node):
             command += ["--set", setting]
         with open(f"{self.folder}/{node}.log", "ab") as log:
             self.processes[node] = subprocess.Popen(command, stdout=log, stderr=log)
@@ -51,10 +51,13 @@ def home(key, count):
 class ClusterCase(unittest.TestCase):
     settings = ()
 
+    def settings_of(self, node):
+        return self.settings
+
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
         self.addCleanup(self.folder.cleanup)
-        self.cluster = ConfiguredCluster(self.folder.name, *self.settings)
+        self.cluster = ConfiguredCluster(self.folder.name, self.settings_of)
         self.addCleanup(self.cluster.stop)
         for node in (1, 2, 3):
             self.cluster.start(node)

@@ -14,6 +14,10 @@ struct FetchParameters: Sendable {
     var copyMaxBytes: Int
     /// The follower that asks; nil for a consumer.
     var replica: FetchingReplica?
+    /// Whether followers may answer too: consumers that name their rack know what that means (KIP-392).
+    var mayReadFollowers = false
+    /// Where else the consumer had better read a partition that is led here, from an offset; nil where it named no rack.
+    var preferredReplica: (@Sendable (Partition, Int64) -> Int32?)?
 
     /// End of what may be read: for a follower all that is written, for a consumer what is committed.
     func readableEnd(_ partition: Partition) -> Offset {
@@ -53,7 +57,9 @@ struct FetchFinding: Sendable {
     /// Whether a follower asked.
     var isForFollower = false
     var isError: Bool { data.errorCode != 0 }
-    var isForced: Bool { data.divergingEpoch.epoch != -1 || data.divergingEpoch.endOffset != -1 }
+    var isForced: Bool {
+        data.divergingEpoch.epoch != -1 || data.divergingEpoch.endOffset != -1 || data.preferredReadReplica != -1
+    }
     var answer: FetchAnswer {
         FetchAnswer(
             hasRecords: records.length > 0,
@@ -155,7 +161,11 @@ struct FetchReader: Sendable {
         case .found(let partition): return (partition, .none)
         case .noSuchTopic: return (nil, byID ? .unknownTopicId : .unknownTopicOrPartition)
         case .noSuchPartition: return (nil, .unknownTopicOrPartition)
-        case .notLeader: return (nil, .notLeaderOrFollower)
+        case .notLeader:
+            let follower =
+                parameters.mayReadFollowers
+                ? registry.followed(name: byID ? nil : target.topic.name, id: target.topic.id, target.index) : nil
+            return (follower, .notLeaderOrFollower)
         case .offline: return (nil, .kafkaStorageError)
         }
     }
@@ -185,9 +195,15 @@ struct FetchReader: Sendable {
         finding.isForFollower = parameters.replica != nil
         if target.lastFetchedEpoch >= 0, diverges(target, log, &finding) { return finding }
         if offset < logStart || offset > end {
+            // What a follower has not, its leader may have.
+            if partition.isFollowed { return failed(target, partition, .notLeaderOrFollower) }
             var finding = failed(target, partition, .offsetOutOfRange)
             // A follower begins anew where the log begins.
             if parameters.replica != nil { finding.data.logStartOffset = logStart.rawValue }
+            return finding
+        }
+        if let preferred = parameters.preferredReplica?(partition, target.fetchOffset) {
+            finding.data.preferredReadReplica = preferred
             return finding
         }
         if parameters.readCommitted { finding.data.abortedTransactions = [] }

@@ -54,16 +54,15 @@ struct FetchHandler: Sendable {
             ? 0 : services.quotas.delay(.consumerByteRate, clientID: context.clientID, now: context.receivedAt)
         if owed > 0 { return answerThrottled(context, verdict, owed) }
         let live = services.live
-        let reader = FetchReader(
-            registry: services.partitions,
-            parameters: FetchParameters(
-                maxBytes: min(Int(max(0, view.maxBytes)), live.fetchMaxBytes),
-                minBytes: Int(view.minBytes),
-                readCommitted: readCommitted,
-                copyMaxBytes: live.fetchCopyMaxBytes,
-                replica: replica
-            )
+        var parameters = FetchParameters(
+            maxBytes: min(Int(max(0, view.maxBytes)), live.fetchMaxBytes),
+            minBytes: Int(view.minBytes),
+            readCommitted: readCommitted,
+            copyMaxBytes: live.fetchCopyMaxBytes,
+            replica: replica
         )
+        if replica == nil && view.version >= 11 && services.replicas != nil { allowFollowers(view, &parameters) }
+        let reader = FetchReader(registry: services.partitions, parameters: parameters)
         let refused = reader.noteProgress(toRead)
         var outcome = reader.read(toRead, on: context.connection.worker)
         if !refused.isEmpty { outcome.refuse(refused) }
@@ -76,6 +75,15 @@ struct FetchHandler: Sendable {
             DelayedFetch(context: context, targets: again, watch: watch, reader: reader) { outcome in
                 self.answer(context, verdict, outcome)
             }.start(outcome, maxWaitMilliseconds: view.maxWaitMs)
+        }
+    }
+
+    /// A consumer that names its rack is told of a follower there, and may read from it (KIP-392).
+    private func allowFollowers(_ view: FetchRequestView, _ parameters: inout FetchParameters) {
+        guard let rack = view.rackID.string, !rack.isEmpty else { return }
+        parameters.mayReadFollowers = true
+        parameters.preferredReplica = { [services] partition, offset in
+            services.preferredReplica(partition, rack: rack, offset: offset)
         }
     }
 

@@ -14,6 +14,21 @@ extension BrokerServices {
         return partition.leader < 0 ? nil : (partition.leader, partition.leaderEpoch)
     }
 
+    /// Puts the leader into a refused partition of a Produce answer, and its address among `endpoints`.
+    func hint(
+        _ response: inout ProduceResponse.PartitionProduceResponse,
+        ofName name: String?,
+        id: TopicID,
+        _ endpoints: inout [ProduceResponse.NodeEndpoint]
+    ) {
+        guard let (node, epoch) = leader(ofName: name, id: id, response.index) else { return }
+        response.currentLeader = .init(leaderId: node, leaderEpoch: epoch)
+        guard !endpoints.contains(where: { $0.nodeId == node }), let (host, port, rack) = endpoint(of: node) else {
+            return
+        }
+        endpoints.append(.init(nodeId: node, host: host, port: port, rack: rack))
+    }
+
     /// Where clients find a node; nil where that is not known.
     func endpoint(of node: Int32) -> (host: String, port: Int32, rack: String?)? {
         if node == configuration.nodeID {

@@ -60,6 +60,7 @@ struct ProduceHandler: Sendable {
             topicCount: view.topicCount
         )
         var commitments: [Commitment] = []
+        var endpoints: [ProduceResponse.NodeEndpoint] = []
         var hasFailed = false
         let now = services.now()
         var ordinal = -1
@@ -68,9 +69,10 @@ struct ProduceHandler: Sendable {
                 try beginTopics(&writer, view, after: ordinal, upTo: item.topic)
                 ordinal = item.topic.ordinal
             }
-            let response = append(item, view, admission, index, now, &commitments)
+            var response = append(item, view, admission, index, now, &commitments)
             if response.errorCode != 0 {
                 hasFailed = true
+                hint(&response, item.topic, context.version, &endpoints)
                 context.connection.worker.metrics.failed(.produce, ErrorCode(rawValue: response.errorCode))
             }
             if view.acks != 0 { try writer.partition(Self.fitted(response, context.version)) }
@@ -83,10 +85,11 @@ struct ProduceHandler: Sendable {
         guard ordinal + 1 == view.topicCount else {
             return context.closeConnection("a Produce request lists a topic without partitions")
         }
-        let frame = try writer.finish(throttleTimeMs: context.throttleMilliseconds)
+        let frame = try writer.finish(throttleTimeMs: context.throttleMilliseconds, nodeEndpoints: endpoints)
         let open = commitments.filter { !$0.isReached }
         if open.isEmpty { return context.respond(frame: frame) }
         let pending = PendingProduce(
+            services: services,
             context: context,
             frame: frame,
             open: open,
@@ -96,6 +99,18 @@ struct ProduceHandler: Sendable {
         for (index, commitment) in open.enumerated() {
             commitment.whenReached { pending.reached(index, $0) }
         }
+    }
+
+    /// Tells a client that asked the wrong node who leads, so that it need not ask for metadata (KIP-951).
+    private func hint(
+        _ response: inout ProduceResponse.PartitionProduceResponse,
+        _ topic: TopicReference,
+        _ version: Int16,
+        _ endpoints: inout [ProduceResponse.NodeEndpoint]
+    ) {
+        guard version >= 10, response.errorCode == ErrorCode.notLeaderOrFollower.rawValue else { return }
+        let name = version >= 13 ? nil : topic.name.string ?? ""
+        services.hint(&response, ofName: name, id: topic.id, &endpoints)
     }
 
     private func beginTopics(
@@ -274,6 +289,7 @@ struct ProduceHandler: Sendable {
 
 /// A produce request whose answer waits for its partitions, at most for the time that the client gave.
 private final class PendingProduce: ExpiringRequest {
+    private let services: BrokerServices
     private let context: RequestContext
     private let frame: ByteBuffer
     private let open: [ProduceHandler.Commitment]
@@ -284,7 +300,14 @@ private final class PendingProduce: ExpiringRequest {
     private let refusals = Mutex<[Int: ErrorCode]>([:])
     private let isAnswered = Atomic<Bool>(false)
 
-    init(context: RequestContext, frame: ByteBuffer, open: [ProduceHandler.Commitment], deadline: UInt64) {
+    init(
+        services: BrokerServices,
+        context: RequestContext,
+        frame: ByteBuffer,
+        open: [ProduceHandler.Commitment],
+        deadline: UInt64
+    ) {
+        self.services = services
         self.context = context
         self.frame = frame
         self.open = open
@@ -349,11 +372,17 @@ private final class PendingProduce: ExpiringRequest {
                 }.first
                 guard let code = found else { continue }
                 context.connection.worker.metrics.failed(.produce, code)
-                answer.responses[topic].partitionResponses[index] = ProduceResponse.PartitionProduceResponse(
+                var refused = ProduceResponse.PartitionProduceResponse(
                     index: place.index,
                     errorCode: code.rawValue,
                     baseOffset: -1
                 )
+                if context.version >= 10, code == .notLeaderOrFollower {
+                    let (name, id) = (answer.responses[topic].name, answer.responses[topic].topicId)
+                    let known = context.version >= 13 ? nil : name
+                    services.hint(&refused, ofName: known, id: id, &answer.nodeEndpoints)
+                }
+                answer.responses[topic].partitionResponses[index] = refused
             }
         }
         return answer

@@ -116,6 +116,7 @@ final class LeaderReplication: Sendable {
         if replicas.count > 1 { alone.store(false, ordering: .sequentiallyConsistent) }
         let (end, durable) = (log.logEndOffset, log.durableEndOffset)
         return change { replica in
+            let wasBelow = replica.isBelowMinimum
             replica.settings.minInSync = minInSync
             replica.appended(to: end)
             let advanced = replica.durable(to: durable).highWatermark
@@ -127,15 +128,19 @@ final class LeaderReplication: Sendable {
             )
             // Nobody else tells of what was committed just now.
             outcome.highWatermark = outcome.highWatermark ?? advanced
+            outcome.fellBelowMinimum = replica.isBelowMinimum && !wasBelow
             return outcome
         }
     }
 
-    /// Sets the least number in sync. Returns whether more is committed than before.
+    /// Sets the least number in sync; who waits for more than there are is told. Returns whether more is committed than before.
     func set(minInSync: Int) -> Bool {
         change { replica in
+            let wasBelow = replica.isBelowMinimum
             replica.settings.minInSync = minInSync
-            return replica.durable(to: replica.durableEnd)
+            var outcome = replica.durable(to: replica.durableEnd)
+            outcome.fellBelowMinimum = replica.isBelowMinimum && !wasBelow
+            return outcome
         }
     }
 

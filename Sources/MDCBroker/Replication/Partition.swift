@@ -13,7 +13,8 @@ protocol PartitionWaiter: AnyObject, Sendable {
     func brokerStops()
 }
 
-/// A partition that this node leads, in one leader epoch: another epoch is another object.
+/// A partition that this node leads, in one leader epoch: another epoch is another object. One that it follows is one of these
+/// too, for consumers that read here (KIP-392), and is in the registry apart.
 final class Partition: Sendable {
     let topicPartition: TopicPartition
     let topicID: TopicID
@@ -31,6 +32,8 @@ final class Partition: Sendable {
     private let hasFollowerWaiters = Atomic<Bool>(false)
     /// The other replicas; nil on a node that is alone.
     let replication: LeaderReplication?
+    /// Whether another node leads it, and this one only lets consumers read.
+    let isFollowed: Bool
     private let deleted = Atomic<Bool>(false)
     /// Writes that are about to begin a transaction here.
     let tickets = Mutex(TransactionTickets())
@@ -42,7 +45,8 @@ final class Partition: Sendable {
         leader: Int32,
         leaderEpoch: LeaderEpoch,
         minInSync: Int32,
-        replication: LeaderReplication? = nil
+        replication: LeaderReplication? = nil,
+        isFollowed: Bool = false
     ) {
         self.topicPartition = topicPartition
         self.topicID = topicID
@@ -51,6 +55,7 @@ final class Partition: Sendable {
         self.leaderEpoch = leaderEpoch
         minInSyncReplicas = Atomic(minInSync)
         self.replication = replication
+        self.isFollowed = isFollowed
         isInternal = InternalTopic.all.contains { $0.name == topicPartition.topic }
     }
 
@@ -186,6 +191,8 @@ final class PartitionRegistry: Sendable {
         var byLog: [ObjectIdentifier: Partition] = [:]
         /// Those that this node is to lead, but whose data folder has failed: why.
         var offline: [TopicID: [Int32: String]] = [:]
+        /// Those that this node follows.
+        var followed: [TopicID: [Int32: Partition]] = [:]
     }
 
     private let state = Mutex(State())
@@ -218,6 +225,43 @@ final class PartitionRegistry: Sendable {
 
     /// A partition that this node leads.
     func local(_ id: TopicID, _ partition: Int32) -> Partition? { Self.pick(state.withLock { $0.byID[id] }, partition) }
+
+    // MARK: Followed partitions
+
+    /// A partition that this node follows; by name, or by id where that is nil.
+    func followed(name: String?, id: TopicID, _ partition: Int32) -> Partition? {
+        var topic = id
+        if let name {
+            guard let known = image.withLock({ $0.topic(name)?.id }) else { return nil }
+            topic = known
+        }
+        let wanted = topic
+        return state.withLock { $0.followed[wanted]?[partition] }
+    }
+
+    /// This node follows a partition from now on.
+    func follow(_ partition: Partition) {
+        let index = partition.topicPartition.partition.rawValue
+        let replaced = state.withLock {
+            $0.followed[partition.topicID, default: [:]].updateValue(partition, forKey: index)
+        }
+        replaced?.markDeleted()
+    }
+
+    /// This node does not follow a partition any more, or not in this epoch.
+    func unfollow(_ id: TopicID, _ partition: Int32) {
+        let removed = state.withLock { state in
+            let removed = state.followed[id]?.removeValue(forKey: partition)
+            if state.followed[id]?.isEmpty == true { state.followed[id] = nil }
+            return removed
+        }
+        removed?.markDeleted()
+    }
+
+    /// A followed partition's high watermark has advanced.
+    func advanced(_ id: TopicID, _ partition: Int32) {
+        state.withLock { $0.followed[id]?[partition] }?.notifyWaiters()
+    }
 
     private static func pick(_ partitions: [Partition?]?, _ index: Int32) -> Partition? {
         guard let partitions, index >= 0, Int(index) < partitions.count else { return nil }

@@ -47,6 +47,10 @@ final class ReplicaFetcher: @unchecked Sendable {
     private let directory: any BrokerDirectory
     private let blocking: NIOThreadPool
     private let clock: @Sendable () -> Timestamp
+    /// Told of a partition whose high watermark has advanced.
+    private let whenAdvanced: @Sendable (Key) -> Void
+    /// Told of a log that was cut or emptied, before anything is appended to it.
+    private let whenCut: @Sendable (PartitionLog) -> Void
     let logger: Logger
     private(set) var entries: [Key: Entry] = [:]
     /// Keys that the session still has and must not.
@@ -69,6 +73,8 @@ final class ReplicaFetcher: @unchecked Sendable {
         directory: any BrokerDirectory,
         blocking: NIOThreadPool,
         clock: @escaping @Sendable () -> Timestamp,
+        whenAdvanced: @escaping @Sendable (Key) -> Void,
+        whenCut: @escaping @Sendable (PartitionLog) -> Void,
         logger: Logger
     ) {
         self.remote = remote
@@ -77,6 +83,8 @@ final class ReplicaFetcher: @unchecked Sendable {
         self.directory = directory
         self.blocking = blocking
         self.clock = clock
+        self.whenAdvanced = whenAdvanced
+        self.whenCut = whenCut
         self.logger = logger
     }
 
@@ -376,6 +384,7 @@ final class ReplicaFetcher: @unchecked Sendable {
         let view = Self.view(entry.log)
         if let mark = entry.follower.highWatermark(view), mark > entry.log.highWatermark {
             entry.log.updateHighWatermark(mark)
+            whenAdvanced(key)
         }
         guard !entry.isTrimming, let start = entry.follower.newLogStart(view) else { return }
         entries[key]?.isTrimming = true
@@ -396,9 +405,14 @@ final class ReplicaFetcher: @unchecked Sendable {
         entries[key]?.phase = .away
         let epoch = entry.follower.leaderEpoch
         let log = entry.log
-        blocking.submit { _ in
+        blocking.submit { [whenCut] _ in
             var problem: LogError?
-            do throws(LogError) { try body(log, LeaderEpoch(epoch)) } catch { problem = error }
+            do throws(LogError) {
+                try body(log, LeaderEpoch(epoch))
+                whenCut(log)
+            } catch {
+                problem = error
+            }
             let failure = problem
             self.eventLoop.execute {
                 guard let entry = self.entries[key], entry.follower.leaderEpoch == epoch else { return }

@@ -45,6 +45,8 @@ final class ReplicaManager: ReplicaApplying {
         var resigning: [ReplicaFetcher.Key: Resignation] = [:]
         var fetchers: [Int32: ReplicaFetcher] = [:]
         var ticker: RepeatedTask?
+        /// Keeps the high watermarks.
+        var saver: RepeatedTask?
         var isStopped = false
         /// Of leaderships that are over.
         var shrinks = 0
@@ -59,6 +61,7 @@ final class ReplicaManager: ReplicaApplying {
     private let proposing: any PartitionChangeProposing
     private let group: any EventLoopGroup
     private let blocking: NIOThreadPool
+    private let checkpoint: HighWatermarkCheckpoint
     private let logger: Logger
     private let state = Mutex(State())
     private let onLeadership = Mutex<LeadershipHandler?>(nil)
@@ -71,6 +74,7 @@ final class ReplicaManager: ReplicaApplying {
         directory: any BrokerDirectory,
         group: any EventLoopGroup,
         blocking: NIOThreadPool,
+        checkpoint: HighWatermarkCheckpoint,
         logger: Logger
     ) {
         node = live.current.nodeID
@@ -81,10 +85,12 @@ final class ReplicaManager: ReplicaApplying {
         self.directory = directory
         self.group = group
         self.blocking = blocking
+        self.checkpoint = checkpoint
         self.logger = logger
-        // What a log had brought to disk need not have been committed: until its leader tells, nothing is.
+        // What a log had brought to disk need not have been committed: until its leader tells, what was known to be is.
         for log in logs.allPartitions where log.topicPartition != MetadataStore.topicPartition {
-            log.updateHighWatermark(log.logStartOffset)
+            let known = checkpoint[log.topicPartition] ?? 0
+            log.updateHighWatermark(max(min(known, log.durableEndOffset), log.logStartOffset))
         }
     }
 
@@ -101,16 +107,37 @@ final class ReplicaManager: ReplicaApplying {
         let ticker = group.next().scheduleRepeatedTask(initialDelay: interval, delay: interval) { [weak self] _ in
             self?.tick()
         }
-        state.withLock { $0.ticker = ticker }
+        let pause = TimeAmount.milliseconds(Self.checkpointMilliseconds)
+        let saver = group.next().scheduleRepeatedTask(initialDelay: pause, delay: pause) { [weak self, blocking] _ in
+            blocking.submit { [weak self] _ in self?.saveHighWatermarks() }
+        }
+        state.withLock {
+            $0.ticker = ticker
+            $0.saver = saver
+        }
+    }
+
+    private static let checkpointMilliseconds: Int64 = 5_000
+
+    private func saveHighWatermarks() {
+        checkpoint.save {
+            let logs = state.withLock { $0.replicas.values.map(\.log) }
+            return Dictionary(
+                logs.map { ($0.topicPartition, $0.highWatermark) },
+                uniquingKeysWith: { $1 }
+            )
+        }
     }
 
     func stop() {
-        let (ticker, fetchers) = state.withLock { state in
+        let (ticker, saver, fetchers) = state.withLock { state in
             state.isStopped = true
-            return (state.ticker, Array(state.fetchers.values))
+            return (state.ticker, state.saver, Array(state.fetchers.values))
         }
         ticker?.cancel()
+        saver?.cancel()
         for fetcher in fetchers { fetcher.stop() }
+        if saver != nil { saveHighWatermarks() }
     }
 
     private var lagMilliseconds: Int64 { live.current.replicaLagMilliseconds }
@@ -273,6 +300,8 @@ final class ReplicaManager: ReplicaApplying {
         }
         let log = try logs.createPartition(name, topicID: topic.id, settings: settings, isNew: isNew)
         log.updateHighWatermark(0)
+        // Of a topic of this name that was deleted.
+        checkpoint.lower(name, to: 0)
         return log
     }
 
@@ -442,11 +471,23 @@ final class ReplicaManager: ReplicaApplying {
             do throws(LogError) {
                 try log.reset(to: log.logStartOffset, following: epoch)
                 log.updateHighWatermark(log.logStartOffset)
+                checkpoint.lower(log.topicPartition, to: log.logStartOffset)
             } catch {
                 return logger.error("a damaged replica cannot be emptied", metadata: ["error": "\(error)"])
             }
         }
         replica.role = .follower(of: new.leader)
+        registry.follow(
+            Partition(
+                topicPartition: log.topicPartition,
+                topicID: topic.id,
+                log: log,
+                leader: new.leader,
+                leaderEpoch: epoch,
+                minInSync: 1,
+                isFollowed: true
+            )
+        )
         fetcher(for: new.leader).add(log, index, FollowerReplica(leader: new.leader, leaderEpoch: new.leaderEpoch))
         logger.debug(
             "follows",
@@ -456,6 +497,7 @@ final class ReplicaManager: ReplicaApplying {
 
     private func stopFollowing(_ key: ReplicaFetcher.Key, _ replica: Replica) {
         guard case .follower(let leader) = replica.role else { return }
+        registry.unfollow(key.topicID, key.index)
         state.withLock { $0.fetchers[leader] }?.remove(key.topicID, key.index)
     }
 
@@ -469,6 +511,8 @@ final class ReplicaManager: ReplicaApplying {
                 directory: directory,
                 blocking: blocking,
                 clock: { Timestamp(mdc_wall_clock_ms()) },
+                whenAdvanced: { [registry] in registry.advanced($0.topicID, $0.index) },
+                whenCut: { [checkpoint] in checkpoint.lower($0.topicPartition, to: $0.highWatermark) },
                 logger: logger
             )
             state.fetchers[remote] = fetcher

@@ -60,6 +60,13 @@ struct LeaderReplicationTests {
         #expect(!told.withLockedValue { $0 })
         let advanced = replication.update(partitionEpoch: 1, replicas: [1, 2, 3], inSync: [1, 2, 3], minInSync: 2)
         #expect(advanced && told.withLockedValue { $0 } && log.highWatermark == 2)
+        // Nothing more can be committed once more replicas are asked for than are in sync: who waits is told at once.
+        let refused = NIOLockedValueBox<[LogError.Code]>([])
+        replication.whenCommitted(upTo: 4) { result in
+            if case .failure(let error) = result { refused.withLockedValue { $0.append(error.code) } }
+        }
+        #expect(!replication.set(minInSync: 3) && refused.withLockedValue { $0 } == [])
+        #expect(!replication.set(minInSync: 4) && refused.withLockedValue { $0 } == [.notEnoughReplicas])
         replication.retire()
         try logs.close()
     }
