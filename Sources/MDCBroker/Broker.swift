@@ -183,7 +183,7 @@ public final class Broker: Service {
                 )
             }
             do {
-                services.replicas?.start()
+                services.replicas?.start(services.peers)
                 try await join(services)
                 try await listener.accept()
                 let addresses = Addresses(

@@ -200,5 +200,61 @@ class Racks(ReplicaCase):
         self.assertEqual(seen, list(range(1300)))
 
 
+class Comparison(ReplicaCase):
+    """Replicas are compared with their leaders; a bit turns over on one disk."""
+
+    settings = ("replica.compare.interval.ms=1000",)
+
+    def segment(self, node, topic):
+        return f"{self.folder.name}/{node}/{topic}-0/00000000000000000000.log"
+
+    def content(self, node, topic):
+        with open(self.segment(node, topic), "rb") as file:
+            # Space is reserved ahead.
+            return file.read().rstrip(b"\0")
+
+    def flip(self, node, topic):
+        with open(self.segment(node, topic), "r+b") as file:
+            place = len(self.content(node, topic)) // 2
+            file.seek(place)
+            byte = file.read(1)[0]
+            file.seek(place)
+            file.write(bytes([byte ^ 0x10]))
+
+    def says(self, node, text):
+        with open(f"{self.folder.name}/{node}.log", encoding="utf-8", errors="replace") as file:
+            return text in file.read()
+
+    def prepare(self, topic):
+        self.create_on(topic, [1, 2, 3])
+        self.produce(topic, 0, 3000)
+        self.until("in sync", lambda: self.all_in_sync(topic) and self.leader(topic, 0) == 1)
+        self.until("the same on all", lambda: len({self.content(node, topic) for node in (1, 2, 3)}) == 1)
+
+    def test_a_replica_that_differs_is_copied_anew(self):
+        self.prepare("flipped")
+        before = self.content(1, "flipped")
+        self.flip(3, "flipped")
+        self.assertNotEqual(self.content(3, "flipped"), before)
+        self.until("it is noticed", lambda: self.says(3, "a replica differs from its leader and is copied anew"))
+        self.until(
+            "it is copied anew", lambda: self.content(3, "flipped") == before and self.all_in_sync("flipped"))
+        self.assertFalse(self.says(2, "a replica differs from its leader"), "the other one is sound")
+        self.produce("flipped", 3000, 100)
+        self.cluster.kill(1)
+        self.until("another leader", lambda: self.leader("flipped", 0) in (2, 3))
+        values, _ = self.read("flipped", 1)
+        self.assertEqual(values[0], [str(number) for number in range(3100)])
+
+    def test_nothing_is_thrown_away_for_a_damaged_leader(self):
+        self.prepare("led")
+        before = self.content(2, "led")
+        self.flip(1, "led")
+        for node in (2, 3):
+            self.until("it is noticed", lambda: self.says(node, "the leader's copy of a partition is damaged"))
+            self.assertEqual(self.content(node, "led"), before)
+            self.assertFalse(self.says(node, "copied anew"))
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -122,6 +122,8 @@ public struct BrokerConfiguration: Sendable {
     public var minInSyncReplicas: Int32 = 1
     /// Milliseconds after which a replica that has not caught up is no longer in sync.
     public var replicaLagMilliseconds: Int64 = 2000
+    /// Milliseconds between two comparisons of a replica with its leader; 0 for none.
+    public var replicaCompareMilliseconds: Int64 = 6 * 3_600_000
     /// What topics have that set nothing themselves.
     public var topicDefaults = LogSettings()
 

@@ -264,6 +264,13 @@ public enum BrokerSettings {
             100...3_600_000,
             "After how long a replica that has not caught up is no longer in sync."
         ),
+        integer(
+            "replica.compare.interval.ms",
+            .long,
+            \.replicaCompareMilliseconds,
+            0...Int64.max / 4,
+            "How often a replica is compared with its leader by checksum; 0 for never."
+        ),
         integer("log.sync.threads", .int, \.syncThreads, 1...64, "Threads that bring appends to disk."),
         integer(
             "log.retention.check.interval.ms",

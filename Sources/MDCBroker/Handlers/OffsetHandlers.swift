@@ -124,6 +124,16 @@ struct OffsetForLeaderEpochHandler: Sendable {
     let services: BrokerServices
 
     func handle(_ request: OffsetForLeaderEpochRequest, _ context: RequestContext) {
+        let asksForDigest = request.topics.contains { topic in
+            topic.partitions.contains { !$0.unknownTaggedFields.isEmpty }
+        }
+        // A digest is read from the disk.
+        if asksForDigest { return services.blocking.submit { _ in answer(request, context) } }
+        answer(request, context)
+    }
+
+    private func answer(_ request: OffsetForLeaderEpochRequest, _ context: RequestContext) {
+        var digests = 0
         var response = OffsetForLeaderEpochResponse()
         for topic in request.topics {
             var result = OffsetForLeaderEpochResponse.OffsetForLeaderTopicResult(topic: topic.topic)
@@ -135,12 +145,28 @@ struct OffsetForLeaderEpochHandler: Sendable {
                     let (epoch, offset) = partition.log.endOffset(for: LeaderEpoch(asked.leaderEpoch))
                     end.leaderEpoch = epoch.rawValue
                     end.endOffset = epoch == .unknown ? -1 : offset.rawValue
+                    // One a request: what a request costs is bounded.
+                    if digests == 0, let digest = digest(asked, partition) {
+                        digests += 1
+                        end.unknownTaggedFields = [UnknownTaggedField(tag: LogDigest.tag, bytes: digest.bytes)]
+                    }
                 }
                 result.partitions.append(end)
             }
             response.topics.append(result)
         }
         context.respond(response)
+    }
+
+    /// The digest of a stretch, where a follower asks for it.
+    private func digest(
+        _ asked: OffsetForLeaderEpochRequest.OffsetForLeaderPartition,
+        _ partition: Partition
+    ) -> LogDigest? {
+        guard let field = asked.unknownTaggedFields.first(where: { $0.tag == LogDigest.tag }),
+            let (from, end) = LogDigest.question(field.bytes), end <= partition.log.logEndOffset
+        else { return nil }
+        return LogDigest.of(partition.log, from: from, upTo: end)
     }
 }
 

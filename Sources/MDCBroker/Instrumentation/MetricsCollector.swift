@@ -234,6 +234,18 @@ struct MetricsCollector {
             figures.underMinimum
         )
         report.add("mdc_isr_shrinks_total", "counter", "Replicas that left an in-sync set.", figures.shrinks)
+        report.add(
+            "mdc_replica_comparisons_total",
+            "counter",
+            "Stretches of followed partitions that were compared with their leaders.",
+            figures.comparisons
+        )
+        report.add(
+            "mdc_replica_differences_total",
+            "counter",
+            "Stretches where a replica was other than its leader.",
+            figures.differences
+        )
         report.add("mdc_isr_expands_total", "counter", "Replicas that came into an in-sync set.", figures.expansions)
         report.add(
             "mdc_replica_max_lag_records",

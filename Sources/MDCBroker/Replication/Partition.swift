@@ -226,6 +226,9 @@ final class PartitionRegistry: Sendable {
     /// A partition that this node leads.
     func local(_ id: TopicID, _ partition: Int32) -> Partition? { Self.pick(state.withLock { $0.byID[id] }, partition) }
 
+    /// A topic as the metadata have it.
+    func topic(_ id: TopicID) -> TopicImage? { image.withLock { $0.topic(id) } }
+
     // MARK: Followed partitions
 
     /// A partition that this node follows; by name, or by id where that is nil.

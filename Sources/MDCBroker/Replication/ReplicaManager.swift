@@ -48,6 +48,9 @@ final class ReplicaManager: ReplicaApplying {
         /// Keeps the high watermarks.
         var saver: RepeatedTask?
         var isStopped = false
+        /// Replicas that are other than their leader's, and are emptied once they are out of the in-sync set.
+        var differing: Set<ReplicaFetcher.Key> = []
+        var comparer: ReplicaComparer?
         /// Of leaderships that are over.
         var shrinks = 0
         var expansions = 0
@@ -65,6 +68,8 @@ final class ReplicaManager: ReplicaApplying {
     private let logger: Logger
     private let state = Mutex(State())
     private let onLeadership = Mutex<LeadershipHandler?>(nil)
+    /// One change of roles at a time: those that the metadata ask for, and rebuilds.
+    private let order = Mutex(())
 
     init(
         live: LiveConfiguration,
@@ -102,7 +107,17 @@ final class ReplicaManager: ReplicaApplying {
     // MARK: Running
 
     /// Begins to watch followers for lag.
-    func start() {
+    func start(_ peers: PeerRequests) {
+        let comparer = ReplicaComparer(
+            manager: self,
+            peers: peers,
+            eventLoop: group.next(),
+            blocking: blocking,
+            interval: { [live] in live.current.replicaCompareMilliseconds },
+            logger: logger
+        )
+        state.withLock { $0.comparer = comparer }
+        comparer.start()
         let interval = TimeAmount.milliseconds(max(50, min(250, lagMilliseconds / 4)))
         let ticker = group.next().scheduleRepeatedTask(initialDelay: interval, delay: interval) { [weak self] _ in
             self?.tick()
@@ -130,6 +145,7 @@ final class ReplicaManager: ReplicaApplying {
     }
 
     func stop() {
+        state.withLock { $0.comparer }?.stop()
         let (ticker, saver, fetchers) = state.withLock { state in
             state.isStopped = true
             return (state.ticker, state.saver, Array(state.fetchers.values))
@@ -222,6 +238,10 @@ final class ReplicaManager: ReplicaApplying {
         state new: PartitionImage,
         isNew: Bool = false
     ) throws(LogError) {
+        try order.withLock { _ throws(LogError) in try carryOut(topic, index, new, isNew: isNew) }
+    }
+
+    private func carryOut(_ topic: TopicImage, _ index: Int32, _ new: PartitionImage, isNew: Bool) throws(LogError) {
         let key = ReplicaFetcher.Key(topicID: topic.id, index: index)
         let known = state.withLock { state in
             // It is noted anew where the node still leads what it cannot write.
@@ -261,6 +281,10 @@ final class ReplicaManager: ReplicaApplying {
 
     /// Takes a deleted topic out of service and its logs from the disk. Blocks.
     func remove(topicID: TopicID) {
+        order.withLock { _ in removeReplicas(of: topicID) }
+    }
+
+    private func removeReplicas(of topicID: TopicID) {
         let gone = state.withLock { state in
             for key in state.resigning.keys where key.topicID == topicID { state.resigning[key] = nil }
             let gone = state.replicas.filter { $0.key.topicID == topicID }
@@ -273,6 +297,7 @@ final class ReplicaManager: ReplicaApplying {
 
     /// The node holds this replica no longer.
     private func drop(_ key: ReplicaFetcher.Key, _ replica: Replica) {
+        state.withLock { _ = $0.differing.remove(key) }
         stopFollowing(key, replica)
         registry.remove(key.topicID, key.index)
         state.withLock { $0.replicas[key] = nil }
@@ -440,7 +465,10 @@ final class ReplicaManager: ReplicaApplying {
     private func follow(_ replica: inout Replica, _ topic: TopicImage, _ index: Int32, _ before: PartitionImage) {
         let new = replica.state
         let key = ReplicaFetcher.Key(topicID: topic.id, index: index)
-        if case .follower(let leader) = replica.role, leader == new.leader, before.leaderEpoch == new.leaderEpoch {
+        let differs = state.withLock { $0.differing.contains(key) }
+        if case .follower(let leader) = replica.role, leader == new.leader, before.leaderEpoch == new.leaderEpoch,
+            !differs
+        {
             return
         }
         stopFollowing(key, replica)
@@ -458,7 +486,7 @@ final class ReplicaManager: ReplicaApplying {
             // With nothing new it would look as if it kept up. The leader drops it from the in-sync set as it lags.
             return logger.error("a replica in a failed folder waits", metadata: ["partition": "\(log.topicPartition)"])
         }
-        if !log.damage.isEmpty {
+        if differs || !log.damage.isEmpty {
             guard !new.isr.contains(node) else {
                 // It may be the last to have what is left of it. The leader drops it from the in-sync set as it lags.
                 logger.error("a damaged replica waits", metadata: ["partition": "\(log.topicPartition)"])
@@ -472,6 +500,7 @@ final class ReplicaManager: ReplicaApplying {
                 try log.reset(to: log.logStartOffset, following: epoch)
                 log.updateHighWatermark(log.logStartOffset)
                 checkpoint.lower(log.topicPartition, to: log.logStartOffset)
+                state.withLock { _ = $0.differing.remove(key) }
             } catch {
                 return logger.error("a damaged replica cannot be emptied", metadata: ["error": "\(error)"])
             }
@@ -493,6 +522,59 @@ final class ReplicaManager: ReplicaApplying {
             "follows",
             metadata: ["partition": "\(log.topicPartition)", "leader": "\(new.leader)", "epoch": "\(epoch)"]
         )
+    }
+
+    // MARK: Comparing
+
+    /// What this node follows in sync, with what of it is committed. Compacted logs are left out: each replica compacts by
+    /// itself.
+    func comparable() -> [ReplicaFetcher.Key: Comparable] {
+        let replicas = state.withLock { $0.replicas }
+        var found: [ReplicaFetcher.Key: Comparable] = [:]
+        for (key, replica) in replicas {
+            guard case .follower(let leader) = replica.role, replica.state.isr.contains(node),
+                !replica.log.settings.isCompacted
+            else { continue }
+            found[key] = Comparable(
+                log: replica.log,
+                leader: leader,
+                leaderEpoch: replica.state.leaderEpoch,
+                start: replica.log.logStartOffset,
+                end: replica.log.highWatermark
+            )
+        }
+        return found
+    }
+
+    /// Replicas that wait to leave the in-sync set.
+    func withdrawing() -> [Comparable] {
+        state.withLock { state in
+            state.differing.compactMap { key in
+                guard let replica = state.replicas[key], replica.state.isr.contains(node), replica.state.leader >= 0
+                else { return nil }
+                return Comparable(
+                    log: replica.log,
+                    leader: replica.state.leader,
+                    leaderEpoch: replica.state.leaderEpoch,
+                    start: replica.log.logStartOffset,
+                    end: replica.log.highWatermark
+                )
+            }
+        }
+    }
+
+    /// A replica is not what its leader has: it is no longer fetched for, leaves the in-sync set, and is then emptied and copied
+    /// anew. Blocks.
+    func rebuild(_ key: ReplicaFetcher.Key) {
+        order.withLock { _ in
+            guard var replica = state.withLock({ $0.replicas[key] }), case .follower = replica.role,
+                let topic = registry.topic(key.topicID)
+            else { return }
+            state.withLock { _ = $0.differing.insert(key) }
+            follow(&replica, topic, key.index, replica.state)
+            let result = replica
+            state.withLock { $0.replicas[key] = result }
+        }
     }
 
     private func stopFollowing(_ key: ReplicaFetcher.Key, _ replica: Replica) {
@@ -531,6 +613,9 @@ final class ReplicaManager: ReplicaApplying {
         var followers = 0
         var shrinks = 0
         var expansions = 0
+        /// Stretches that were compared with leaders, and those that differed.
+        var comparisons = 0
+        var differences = 0
         /// The largest number of records that a follower lacks of a partition that is led here.
         var largestLag: Int64 = 0
     }
@@ -540,6 +625,8 @@ final class ReplicaManager: ReplicaApplying {
         let replicas = state.withLock { state in
             figures.shrinks = state.shrinks
             figures.expansions = state.expansions
+            figures.comparisons = state.comparer?.stretches.load(ordering: .relaxed) ?? 0
+            figures.differences = state.comparer?.differences.load(ordering: .relaxed) ?? 0
             return Array(state.replicas.values)
         }
         for replica in replicas {
