@@ -5,7 +5,7 @@ public struct PipelineError: Error, Sendable, CustomStringConvertible {
     /// The kind of failure. More may come.
     public struct Code: Sendable, Hashable, CustomStringConvertible {
         private enum Value: String, Sendable {
-            case invalidMessage, conflict, invalidDocument, configuration, store, log, closed
+            case invalidMessage, conflict, invalidDocument, invalidQuery, configuration, store, log, closed
         }
         private let value: Value
         private init(_ value: Value) { self.value = value }
@@ -18,6 +18,8 @@ public struct PipelineError: Error, Sendable, CustomStringConvertible {
         public static let conflict = Code(.conflict)
         /// A record or document is not in the expected form.
         public static let invalidDocument = Code(.invalidDocument)
+        /// A question to the message store is not understood, or would cost too much.
+        public static let invalidQuery = Code(.invalidQuery)
         /// A setting is wrong or missing.
         public static let configuration = Code(.configuration)
         /// The message store failed.

@@ -173,7 +173,7 @@ public enum CallbackSignature: Sendable, Hashable {
 }
 
 /// The port of a server, for those who wait until it listens. The first outcome stays.
-private final class ListeningPort: Sendable {
+final class ListeningPort: Sendable {
     /// The server stopped before it listened.
     struct Stopped: Error {}
 

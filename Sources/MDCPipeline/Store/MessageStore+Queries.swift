@@ -163,20 +163,25 @@ extension MessageStore {
                 return nil
             }
             var stored = try Self.stored(row)
-            let events = try String.fetchAll(
-                db,
-                sql: "SELECT event FROM timeline WHERE message_id = ?",
-                arguments: [id]
-            )
-            let timeline = try events.map { try TimelineEvent(json: .init(string: $0)) }
-            // Two writers share a partition: the order of time is the order that people expect.
-            stored.timeline = timeline.enumerated()
-                .sorted {
-                    ($0.element.at, $0.element.kind.rank, $0.offset) < ($1.element.at, $1.element.kind.rank, $1.offset)
-                }
-                .map(\.element)
+            stored.timeline = try Self.timeline(id, db)
             return stored
         }
+    }
+
+    /// What happened to a message, in order of time.
+    func timeline(of id: String) async throws(PipelineError) -> [TimelineEvent] {
+        try await asking { db in try Self.timeline(id, db) }
+    }
+
+    private static func timeline(_ id: String, _ db: Database) throws -> [TimelineEvent] {
+        let texts = try String.fetchAll(db, sql: "SELECT event FROM timeline WHERE message_id = ?", arguments: [id])
+        let events = try texts.map { try TimelineEvent(json: .init(string: $0)) }
+        // Two writers share a partition: the order of time is the order that people expect.
+        return events.enumerated()
+            .sorted {
+                ($0.element.at, $0.element.kind.rank, $0.offset) < ($1.element.at, $1.element.kind.rank, $1.offset)
+            }
+            .map(\.element)
     }
 
     /// Messages, page by page (from 1).
@@ -255,7 +260,7 @@ extension MessageStore {
         }
     }
 
-    private static func stored(_ row: Row) throws -> StoredMessage {
+    static func stored(_ row: Row) throws -> StoredMessage {
         let document: String? = row["document"]
         guard let channel = Channel(rawValue: row["channel"]), let status = MessageStatus(rawValue: row["status"])
         else {

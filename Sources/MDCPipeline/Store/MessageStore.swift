@@ -20,6 +20,7 @@ public final class MessageStore: Sendable {
             var configuration = Configuration()
             configuration.maximumReaderCount = 4
             configuration.prepareDatabase { db in
+                db.add(function: Self.countryFunction)
                 // The log is the truth: after a power loss the projection reads the lost tail again.
                 try db.execute(sql: "PRAGMA synchronous = NORMAL")
                 try db.execute(sql: "PRAGMA cache_size = -65536")
@@ -41,6 +42,7 @@ public final class MessageStore: Sendable {
             configuration.readonly = true
             configuration.maximumReaderCount = 1
             configuration.busyMode = .timeout(5)
+            configuration.prepareDatabase { db in db.add(function: Self.countryFunction) }
             pool = try DatabasePool(path: path, configuration: configuration)
         } catch {
             throw PipelineError(.store, "cannot read the message store at \(path)", cause: error)
@@ -177,6 +179,8 @@ public final class MessageStore: Sendable {
     func reading<T>(_ body: (Database) throws -> T) throws(PipelineError) -> T {
         do {
             return try pool.read(body)
+        } catch let error as PipelineError {
+            throw error
         } catch {
             throw PipelineError(.store, "cannot read the message store", cause: error)
         }

@@ -24,6 +24,9 @@ extension Topics {
             NewTopic(suppressions, partitions: 1, configuration: compacted),
             NewTopic(feedback, partitions: Int32(keyedPartitions)),
             NewTopic(deadLetter, partitions: 1, configuration: kept),
+            NewTopic(apiKeys, partitions: 1, configuration: compacted),
+            NewTopic(webhooks, partitions: 1, configuration: compacted),
+            NewTopic(audit, partitions: 1, configuration: ["retention.ms": "7776000000"]),
         ]
         for channel in Channel.allCases {
             topics.append(NewTopic(responses(channel), partitions: Int32(keyedPartitions)))

@@ -20,6 +20,12 @@ public enum Topics {
     public static let deadLetter = "mdc.dead-letter"
     /// Reports to clients.
     public static let feedback = "mdc.feedback"
+    /// The keys of the HTTP interface by id, compacted.
+    public static let apiKeys = "mdc.api-keys"
+    /// The clients' webhooks by id, with their signing keys, compacted.
+    public static let webhooks = "mdc.webhooks"
+    /// Who asked the HTTP interface for what.
+    public static let audit = "mdc.audit"
 
     /// The lane of a channel.
     public static func dispatch(_ channel: Channel, _ lane: String) -> String {

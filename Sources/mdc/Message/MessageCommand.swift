@@ -78,6 +78,13 @@ struct MessageListCommand: AsyncParsableCommand {
     var tenant: String?
     @Option(help: "Only messages that this provider got.")
     var provider: String?
+    @Option(
+        help: ArgumentHelp(
+            "Only messages of which this is true, such as '{\"code\": {\"$in\": [\"A\", \"B\"]}}' (docs/rest.md).",
+            valueName: "json"
+        )
+    )
+    var filter: String?
     @Option(help: ArgumentHelp("At most this many; 0 for all.", valueName: "count"))
     var limit = 50
     @OptionGroup var store: StoreOptions
@@ -94,17 +101,13 @@ struct MessageListCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        var filter = MessageFilter(channel: channel.flatMap(Channel.init))
-        filter.lane = lane
-        filter.statuses = Set(status.compactMap(MessageStatus.init))
-        filter.recipient = to
-        filter.tenant = tenant
-        filter.provider = provider
+        let condition = try condition()
         let messages = try store.withStore { store in
             var messages: [StoredMessage] = []
             var number = 1
             while true {
-                let page = try store.list(filter, page: number, pageSize: Self.page)
+                let query = MessageQuery(condition, page: number, pageSize: Self.page)
+                let page = try store.find(query)
                 messages += page
                 if page.count < Self.page || limit > 0 && messages.count >= limit { break }
                 number += 1
@@ -112,6 +115,22 @@ struct MessageListCommand: AsyncParsableCommand {
             return limit > 0 ? Array(messages.prefix(limit)) : messages
         }
         try output.print(messages) { Self.table(messages) }
+    }
+
+    /// All that the options ask for must be true.
+    private func condition() throws -> MessageCondition? {
+        var parts: [MessageCondition] = []
+        let texts: [(MessageField, String?)] = [
+            (.channel, channel), (.lane, lane), (.to, to), (.tenant, tenant), (.provider, provider),
+        ]
+        for case (let field, let text?) in texts { parts.append(.compare(field, .equal, .text(text))) }
+        if !status.isEmpty { parts.append(.oneOf(.status, status.map { .text($0) })) }
+        do {
+            if let filter { parts.append(try MessageCondition(filter: filter)) }
+        } catch {
+            throw CommandError(error.description)
+        }
+        return parts.isEmpty ? nil : .all(parts)
     }
 
     private static func table(_ messages: [StoredMessage]) -> String {

@@ -16,6 +16,8 @@ struct CenterStack: Service {
     struct Addresses: Sendable {
         var broker: Broker.Addresses
         var callbacks: HostPort
+        /// The HTTP interface, if there is one.
+        var api: HostPort?
     }
 
     let broker: Broker
@@ -113,18 +115,46 @@ struct CenterStack: Service {
             eventLoopGroup: group,
             logger: logger
         )
-        let all = Addresses(
+        let api = try settings.api.map {
+            try APIServer($0, center: center, client: client, producer: producer, group: group, logger: logger)
+        }
+        var all = Addresses(
             broker: addresses,
             callbacks: HostPort(host: settings.callbacks.host, port: simulated.callbackPort)
         )
+        all.api = settings.api.map { HostPort(host: $0.host, port: $0.port) }
+        // A demonstration has no clients to be told.
+        let feedback =
+            settings.hasWebhooks
+            ? try FeedbackService(center: center, client: client, producer: producer, group: group, logger: logger)
+            : nil
+        try await run(center, api, feedback, all)
+    }
+
+    private func run(
+        _ center: MessageCenter,
+        _ api: APIServer?,
+        _ feedback: FeedbackService?,
+        _ addresses: Addresses
+    ) async throws {
         try await withThrowingTaskGroup(of: Step.self) { tasks in
             tasks.addTask {
                 try await center.run()
                 return .centerEnded
             }
+            for service in [api, feedback] as [(any Service)?] {
+                guard let service else { continue }
+                tasks.addTask {
+                    try await center.whenReady()
+                    try await service.run()
+                    return .serverEnded
+                }
+            }
             tasks.addTask {
                 try await center.whenReady()
-                return try await whenReady(center, all) ? .jobDone : .nothingToDo
+                var addresses = addresses
+                if let api { addresses.api?.port = try await api.boundPort() }
+                return try await whenReady(center, addresses) ? .jobDone : .nothingToDo
             }
             do {
                 while let step = try await tasks.next() {
@@ -143,6 +173,8 @@ struct CenterStack: Service {
     private enum Step {
         /// The centre: it was told to stop.
         case centerEnded
+        /// A server beside the centre: it was told to stop, too.
+        case serverEnded
         /// What was to be done once everything was ready; the process has no other purpose.
         case jobDone
         /// The announcement; now the centre works until it is told to stop.

@@ -46,6 +46,13 @@ struct UpCommand: AsyncParsableCommand {
         )
     )
     var callbacks: String?
+    @Option(
+        help: ArgumentHelp(
+            "Where the HTTP interface is (default: none; docs/rest.md).",
+            valueName: "host:port"
+        )
+    )
+    var api: String?
     @Option(help: ArgumentHelp("A TOML file; docs/mdc-up.md lists what it may say.", valueName: "file"))
     var config: String?
     @Option(help: ArgumentHelp("Send the messages of this CSV or JSON Lines file, report and exit.", valueName: "file"))
@@ -121,7 +128,9 @@ struct UpCommand: AsyncParsableCommand {
     private static func readyLine(_ addresses: CenterStack.Addresses) -> String {
         var line = "ready listen=\(addresses.broker.listen) advertised=\(addresses.broker.advertised)"
         if let http = addresses.broker.http { line += " http=\(http)" }
-        return line + " callbacks=\(addresses.callbacks)\n"
+        line += " callbacks=\(addresses.callbacks)"
+        if let api = addresses.api { line += " api=\(api)" }
+        return line + "\n"
     }
 
     private func serve(_ broker: Broker, _ stack: CenterStack, _ logger: Logger) async throws {
@@ -194,6 +203,14 @@ struct UpCommand: AsyncParsableCommand {
                 throw ValidationError("--callbacks '\(callbacks)' is not HOST:PORT, such as 127.0.0.1:8080")
             }
             settings.callbacks = address
+        }
+        if let api {
+            guard let address = HostPort(api) else {
+                throw ValidationError("--api '\(api)' is not HOST:PORT, such as 127.0.0.1:8081")
+            }
+            var configuration = settings.api ?? APIServer.Configuration()
+            (configuration.host, configuration.port) = (address.host, address.port)
+            settings.api = configuration
         }
         return settings
     }

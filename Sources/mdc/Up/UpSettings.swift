@@ -29,6 +29,10 @@ struct UpSettings: Sendable {
     var callbacks = HostPort(host: "127.0.0.1", port: 0)
     /// How providers see the callback listener; nil: by its own address.
     var publicURL: String?
+    /// Whether clients are told by webhooks what becomes of their messages.
+    var hasWebhooks = true
+    /// The HTTP interface; nil: none.
+    var api: APIServer.Configuration?
     /// The file's text if it has `[provider.<name>]`: read by `readProviders()`, because it names secrets, which a command
     /// that only sends does not have.
     private var providerText: String?
@@ -68,6 +72,7 @@ struct UpSettings: Sendable {
         settings.broker.listen.port = 0
         settings.broker.http = nil
         settings.broker.groupInitialRebalanceDelay = 50
+        settings.hasWebhooks = false
         return settings
     }
 
@@ -126,12 +131,13 @@ struct UpSettings: Sendable {
             case "retry": try applyRetry(table)
             case "simulator": try applySimulator(table)
             case "providers": try applyProviders(table)
+            case "api": try applyAPI(table)
             case "provider": providerText = text
             case "limits", "breaker": break
             default:
                 throw UpSettingsError(
                     description: "[\(name)] is not known; there are [lanes.<channel>], [broker], [retry.<channel>], "
-                        + "[simulator], [providers], [provider.<name>], [[route]], [limits] and [breaker]"
+                        + "[simulator], [providers], [provider.<name>], [[route]], [limits], [breaker] and [api]"
                 )
             }
         }
@@ -275,7 +281,7 @@ struct UpSettings: Sendable {
 
     // MARK: - Values
 
-    private static func number(_ table: TOMLTable, _ key: String, _ place: String, _ range: ClosedRange<Int>) throws
+    static func number(_ table: TOMLTable, _ key: String, _ place: String, _ range: ClosedRange<Int>) throws
         -> Int
     {
         guard let value = table[key]?.int, range.contains(value) else {
@@ -294,7 +300,7 @@ struct UpSettings: Sendable {
     }
 
     /// `"250ms"`, `"30s"`, `"5m"`, `"2h"`, or a whole number of milliseconds.
-    private static func milliseconds(_ table: TOMLTable, _ key: String, _ place: String) throws -> Int64 {
+    static func milliseconds(_ table: TOMLTable, _ key: String, _ place: String) throws -> Int64 {
         if let number = table[key]?.int, number >= 0 { return Int64(number) }
         guard let text = table[key]?.string, let value = LengthOfTime.milliseconds(text) else {
             throw UpSettingsError(description: "\(place): write a length of time such as \"250ms\", \"30s\" or \"5m\"")

@@ -1,0 +1,450 @@
+// SPDX-License-Identifier: Apache-2.0
+
+extension OpenAPIDocument {
+    /// The second half of the document: how keys are sent, and the shapes of what is sent and answered.
+    static let components = #"""
+          "components": {
+            "securitySchemes": {
+              "apiKey": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "`mdc apikey create` makes one."
+              }
+            },
+            "responses": {
+              "Problem": {
+                "description": "What is wrong, and what helps (RFC 9457).",
+                "content": {
+                  "application/problem+json": {
+                    "schema": {
+                      "$ref": "#/components/schemas/Problem"
+                    }
+                  }
+                }
+              },
+              "TryAgain": {
+                "description": "What is wrong, and what helps (RFC 9457).",
+                "content": {
+                  "application/problem+json": {
+                    "schema": {
+                      "$ref": "#/components/schemas/Problem"
+                    }
+                  }
+                },
+                "headers": {
+                  "Retry-After": {
+                    "description": "Seconds.",
+                    "schema": {
+                      "type": "integer",
+                      "minimum": 0
+                    }
+                  }
+                }
+              }
+            },
+            "schemas": {
+              "Channel": {"type": "string", "enum": ["sms", "email", "push"]},
+              "Status": {
+                "type": "string",
+                "enum": [
+                  "scheduled",
+                  "queued",
+                  "accepted",
+                  "retrying",
+                  "delivered",
+                  "sent",
+                  "failed",
+                  "expired"
+                ]
+              },
+              "Content": {
+                "type": "object",
+                "required": ["text"],
+                "additionalProperties": false,
+                "properties": {
+                  "subject": {
+                    "type": "string",
+                    "description": "Mail: the subject."
+                  },
+                  "text": {
+                    "type": "string",
+                    "description": "What the recipient reads."
+                  },
+                  "html": {
+                    "type": "string",
+                    "description": "Mail: the same as HTML."
+                  },
+                  "title": {
+                    "type": "string",
+                    "description": "Push: the title."
+                  },
+                  "data": {
+                    "type": "object",
+                    "additionalProperties": {
+                      "type": "string"
+                    },
+                    "description": "Push: values for the app."
+                  }
+                }
+              },
+              "RetryPolicy": {
+                "type": "object",
+                "properties": {
+                  "attemptsMax": {"type": "integer"},
+                  "backoffMilliseconds": {
+                    "type": "integer"
+                  },
+                  "backoffMaxMilliseconds": {
+                    "type": "integer"
+                  },
+                  "receiptTimeoutMilliseconds": {
+                    "type": "integer"
+                  },
+                  "onReceiptTimeout": {
+                    "type": "string",
+                    "enum": [
+                      "retry",
+                      "expire"
+                    ]
+                  },
+                  "onInDoubt": {
+                    "type": "string",
+                    "enum": [
+                      "retry",
+                      "expire"
+                    ]
+                  }
+                }
+              },
+              "Draft": {
+                "type": "object",
+                "required": ["channel", "to", "content"],
+                "additionalProperties": false,
+                "properties": {
+                  "channel": {
+                    "$ref": "#/components/schemas/Channel"
+                  },
+                  "to": {
+                    "type": "string",
+                    "description": "A phone number in international form, a mail address or a device token."
+                  },
+                  "content": {
+                    "$ref": "#/components/schemas/Content"
+                  },
+                  "tenant": {
+                    "type": "string",
+                    "description": "Whose message it is; only for keys that act for all tenants."
+                  },
+                  "lane": {
+                    "type": "string",
+                    "description": "The priority lane."
+                  },
+                  "sender": {
+                    "type": "string",
+                    "description": "The originator that is shown."
+                  },
+                  "template": {
+                    "type": "string",
+                    "description": "The name of the template that the content was made from."
+                  },
+                  "idempotencyKey": {
+                    "type": "string",
+                    "description": "Two messages of a tenant with the same key are one."
+                  },
+                  "sendAt": {
+                    "type": "integer",
+                    "format": "int64",
+                    "description": "Not before. Milliseconds since 1970."
+                  },
+                  "expiresAt": {
+                    "type": "integer",
+                    "format": "int64",
+                    "description": "Not after. Milliseconds since 1970."
+                  },
+                  "retryPolicy": {
+                    "$ref": "#/components/schemas/RetryPolicy"
+                  },
+                  "feedbackURL": {
+                    "type": "string",
+                    "description": "Kept with the message."
+                  }
+                }
+              },
+              "Message": {
+                "type": "object",
+                "additionalProperties": false,
+                "description": "Members without a value are left out.",
+                "properties": {
+                  "id": {"type": "string"},
+                  "channel": {
+                    "$ref": "#/components/schemas/Channel"
+                  },
+                  "status": {
+                    "$ref": "#/components/schemas/Status"
+                  },
+                  "attempt": {
+                    "type": "integer",
+                    "minimum": 1
+                  },
+                  "tenant": {"type": "string"},
+                  "lane": {"type": "string"},
+                  "to": {"type": "string"},
+                  "sender": {"type": "string"},
+                  "content": {
+                    "$ref": "#/components/schemas/Content"
+                  },
+                  "subject": {"type": "string"},
+                  "template": {"type": "string"},
+                  "idempotencyKey": {"type": "string"},
+                  "provider": {"type": "string"},
+                  "providerMessageID": {"type": "string"},
+                  "code": {
+                    "type": "string",
+                    "description": "What was said last, as a code."
+                  },
+                  "detail": {
+                    "type": "string",
+                    "description": "For people: what was said last."
+                  },
+                  "feedbackURL": {"type": "string"},
+                  "sendAt": {
+                    "type": "integer",
+                    "format": "int64",
+                    "description": "Not before. Milliseconds since 1970."
+                  },
+                  "expiresAt": {
+                    "type": "integer",
+                    "format": "int64",
+                    "description": "Not after. Milliseconds since 1970."
+                  },
+                  "createdAt": {
+                    "type": "integer",
+                    "format": "int64",
+                    "description": "Accepted by the centre. Milliseconds since 1970."
+                  },
+                  "updatedAt": {
+                    "type": "integer",
+                    "format": "int64",
+                    "description": "When anything last happened. Milliseconds since 1970."
+                  },
+                  "dueAt": {
+                    "type": "integer",
+                    "format": "int64",
+                    "description": "When the next thing is due. Milliseconds since 1970."
+                  },
+                  "finalAt": {
+                    "type": "integer",
+                    "format": "int64",
+                    "description": "When it came to its end. Milliseconds since 1970."
+                  }
+                }
+              },
+              "Event": {
+                "type": "object",
+                "required": [
+                  "messageID",
+                  "channel",
+                  "at",
+                  "component",
+                  "kind",
+                  "attempt"
+                ],
+                "properties": {
+                  "messageID": {"type": "string"},
+                  "channel": {
+                    "$ref": "#/components/schemas/Channel"
+                  },
+                  "at": {
+                    "type": "integer",
+                    "format": "int64",
+                    "description": "When it happened. Milliseconds since 1970."
+                  },
+                  "component": {"type": "string"},
+                  "kind": {
+                    "type": "string",
+                    "enum": [
+                      "submitted",
+                      "scheduled",
+                      "dispatched",
+                      "redelivered",
+                      "accepted",
+                      "rejected",
+                      "deferred",
+                      "inDoubt",
+                      "receipt",
+                      "receiptIgnored",
+                      "receiptMissing",
+                      "retryScheduled",
+                      "final"
+                    ]
+                  },
+                  "attempt": {"type": "integer", "minimum": 1},
+                  "status": {
+                    "$ref": "#/components/schemas/Status"
+                  },
+                  "provider": {"type": "string"},
+                  "providerMessageID": {"type": "string"},
+                  "code": {"type": "string"},
+                  "detail": {"type": "string"},
+                  "dueAt": {
+                    "type": "integer",
+                    "format": "int64",
+                    "description": "When the next step is due. Milliseconds since 1970."
+                  },
+                  "message": {
+                    "type": "object",
+                    "description": "The document, with submitted in the event stream only."
+                  }
+                }
+              },
+              "Detail": {
+                "type": "object",
+                "required": ["field", "message"],
+                "additionalProperties": false,
+                "properties": {
+                  "field": {"type": "string"},
+                  "message": {"type": "string"}
+                }
+              },
+              "Problem": {
+                "type": "object",
+                "required": ["type", "title", "status", "detail"],
+                "additionalProperties": false,
+                "properties": {
+                  "type": {"type": "string"},
+                  "title": {"type": "string"},
+                  "status": {"type": "integer"},
+                  "detail": {
+                    "type": "string",
+                    "description": "What is wrong and how to fix it."
+                  },
+                  "errors": {
+                    "type": "array",
+                    "items": {
+                      "$ref": "#/components/schemas/Detail"
+                    }
+                  }
+                }
+              },
+              "Receipt": {
+                "type": "object",
+                "required": ["id", "lane", "duplicate", "warnings"],
+                "additionalProperties": false,
+                "properties": {
+                  "id": {"type": "string"},
+                  "lane": {"type": "string"},
+                  "duplicate": {
+                    "type": "boolean",
+                    "description": "A message with this key was accepted before: nothing was sent anew."
+                  },
+                  "scheduledFor": {
+                    "type": "integer",
+                    "format": "int64",
+                    "description": "When it will be dispatched. Milliseconds since 1970."
+                  },
+                  "segments": {"type": "integer"},
+                  "warnings": {
+                    "type": "array",
+                    "items": {
+                      "$ref": "#/components/schemas/Detail"
+                    }
+                  }
+                }
+              },
+              "BulkResult": {
+                "type": "object",
+                "required": ["accepted", "rejected", "results"],
+                "additionalProperties": false,
+                "properties": {
+                  "accepted": {"type": "integer"},
+                  "rejected": {"type": "integer"},
+                  "results": {
+                    "type": "array",
+                    "items": {
+                      "type": "object",
+                      "required": [
+                        "index",
+                        "status"
+                      ],
+                      "additionalProperties": false,
+                      "properties": {
+                        "index": {
+                          "type": "integer"
+                        },
+                        "status": {
+                          "type": "integer"
+                        },
+                        "receipt": {
+                          "$ref": "#/components/schemas/Receipt"
+                        },
+                        "problem": {
+                          "$ref": "#/components/schemas/Problem"
+                        }
+                      }
+                    }
+                  }
+                }
+              },
+              "Page": {
+                "type": "object",
+                "required": ["messages", "page", "pagesize"],
+                "additionalProperties": false,
+                "properties": {
+                  "messages": {
+                    "type": "array",
+                    "items": {
+                      "$ref": "#/components/schemas/Message"
+                    }
+                  },
+                  "page": {"type": "integer"},
+                  "pagesize": {"type": "integer"},
+                  "count": {
+                    "type": "integer",
+                    "description": "With count=true: messages of all pages."
+                  }
+                }
+              },
+              "Timeline": {
+                "type": "object",
+                "required": ["id", "events"],
+                "additionalProperties": false,
+                "properties": {
+                  "id": {"type": "string"},
+                  "events": {
+                    "type": "array",
+                    "items": {
+                      "$ref": "#/components/schemas/Event"
+                    }
+                  }
+                }
+              },
+              "Report": {
+                "type": "object",
+                "required": ["report", "columns", "rows"],
+                "additionalProperties": false,
+                "properties": {
+                  "report": {"type": "string"},
+                  "columns": {
+                    "type": "array",
+                    "items": {"type": "string"}
+                  },
+                  "rows": {
+                    "type": "array",
+                    "items": {
+                      "type": "object",
+                      "additionalProperties": {
+                        "type": [
+                          "string",
+                          "number",
+                          "null"
+                        ]
+                      }
+                    }
+                  }
+                }
+              }
+            }
+          }
+        }
+        """#
+}
