@@ -34,6 +34,17 @@ final class FeedbackPlanner: Role {
     func stop() { stopFlag.set() }
 
     func run() async throws {
+        do {
+            try await work()
+        } catch {
+            // Else the group would wait for a member that does nothing more.
+            await consumer.close()
+            throw error
+        }
+        await consumer.close()
+    }
+
+    private func work() async throws {
         try await consumer.subscribe([Topics.events])
         while !stopFlag.isSet {
             let records = try await consumer.poll(maxRecords: 1_000, timeout: .milliseconds(200))
@@ -48,7 +59,6 @@ final class FeedbackPlanner: Role {
                 logger.warning("committing the events failed; it is tried again", metadata: ["error": "\(error)"])
             }
         }
-        await consumer.close()
     }
 
     private func plan(_ records: [ConsumerRecord]) async throws -> [ProducerRecord] {

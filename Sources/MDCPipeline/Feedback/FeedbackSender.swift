@@ -47,6 +47,17 @@ final class FeedbackSender: Role {
     func stop() { stopFlag.set() }
 
     func run() async throws {
+        do {
+            try await work()
+        } catch {
+            // Else the group would wait for a member that does nothing more.
+            await consumer.close()
+            throw error
+        }
+        await consumer.close()
+    }
+
+    private func work() async throws {
         try await consumer.subscribe([Topics.feedback])
         while !stopFlag.isSet {
             let records = try await consumer.poll(maxRecords: policy.concurrency * 2, timeout: .milliseconds(200))
@@ -62,7 +73,6 @@ final class FeedbackSender: Role {
                 logger.warning("committing reports failed; they are posted again", metadata: ["error": "\(error)"])
             }
         }
-        await consumer.close()
     }
 
     /// Posts at most `concurrency` at once. - Returns: what is to be written before the records are done.

@@ -14,17 +14,18 @@ public final class FeedbackService: Service {
     private let webhooks: TopicTable<WebhookEntry>
     private let roles: [any Role]
     private let client: HTTPClient
+    private let producer: Producer
+    private let logger: Logger
     private let stopSignal = AsyncSignal()
+    private let isAsked = StopFlag()
 
     /// - Parameters:
     ///   - center: Must be ready before `run()`.
-    ///   - producer: An idempotent one with `acks=all`; not closed by the service.
     ///   - group: Runs the connections; not shut down by the service.
     /// - Throws: ``PipelineError`` with code `configuration` if the centre has no store.
     public convenience init(
         center: MessageCenter,
         client: ClientConfiguration,
-        producer: Producer,
         policy: WebhookPolicy = WebhookPolicy(),
         group: any EventLoopGroup,
         logger: Logger
@@ -32,7 +33,6 @@ public final class FeedbackService: Service {
         try self.init(
             center: center,
             client: client,
-            producer: producer,
             policy: policy,
             group: group,
             logger: logger,
@@ -43,7 +43,6 @@ public final class FeedbackService: Service {
     init(
         center: MessageCenter,
         client: ClientConfiguration,
-        producer: Producer,
         policy: WebhookPolicy,
         group: any EventLoopGroup,
         logger: Logger,
@@ -59,6 +58,10 @@ public final class FeedbackService: Service {
             return try Consumer(settings, eventLoopGroup: group, logger: logger)
         }
         webhooks = TopicTable(topic: Topics.webhooks, consumer: try consumer(nil), logger: logger)
+        var settings = ProducerConfiguration(client: client)
+        settings.linger = .zero
+        producer = try Producer(settings, eventLoopGroup: group, logger: logger)
+        self.logger = logger
         let writer = RecordWriter(producer: producer, logger: logger)
         self.client = HTTPExchange.makeClient(
             group: group,
@@ -86,17 +89,25 @@ public final class FeedbackService: Service {
     }
 
     /// Asks `run()` to finish.
-    public func stop() { stopSignal.notify() }
+    public func stop() {
+        isAsked.set()
+        stopSignal.notify()
+    }
 
     /// Works until graceful shutdown, cancellation or `stop()`.
     public func run() async throws {
+        var failure: (any Error)?
         do {
             try await work()
         } catch {
-            try? await client.shutdown()
-            throw error
+            failure = error
         }
-        try await client.shutdown()
+        try? await producer.close()
+        try? await client.shutdown()
+        guard let failure else { return }
+        // What the centre beside it closed first is no failure: nothing was committed that is not done.
+        guard isAsked.isSet || Task.isCancelled else { throw failure }
+        logger.debug("reports under way were left", metadata: ["error": "\(failure)"])
     }
 
     private func work() async throws {
@@ -106,14 +117,15 @@ public final class FeedbackService: Service {
                 // Nothing is decided before the webhooks are known.
                 try await webhooks.whenLoaded()
                 for role in roles { tasks.addTask { try await role.run() } }
-                tasks.addTask { [stopSignal] in
+                tasks.addTask { [self] in
                     await withTaskCancellationHandler {
                         await withGracefulShutdownHandler {
                             await stopSignal.wait()
                         } onGracefulShutdown: {
-                            stopSignal.notify()
+                            self.stop()
                         }
                     } onCancel: {
+                        // Of this task: by the caller, or because a role failed.
                         stopSignal.notify()
                     }
                 }

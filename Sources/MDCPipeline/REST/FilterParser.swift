@@ -168,6 +168,7 @@ struct FilterParser {
         var pattern = ""
         if rest.first == "^" { rest.removeFirst() } else { pattern = anyText }
         var isOpen = true
+        guard text.count(where: { $0 == "*" }) <= 8 else { throw problem("\(field).$regex: use .* at most 8 times") }
         while let sign = rest.popFirst() {
             switch sign {
             case "$" where rest.isEmpty: isOpen = false

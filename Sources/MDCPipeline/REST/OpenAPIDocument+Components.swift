@@ -54,7 +54,8 @@ extension OpenAPIDocument {
                   "delivered",
                   "sent",
                   "failed",
-                  "expired"
+                  "expired",
+                  "cancelled"
                 ]
               },
               "Content": {
@@ -266,7 +267,7 @@ extension OpenAPIDocument {
                       "submitted",
                       "scheduled",
                       "dispatched",
-                      "redelivered",
+                      "redelivered", "rerouted", "cancelRequested", "cancelRefused",
                       "accepted",
                       "rejected",
                       "deferred",

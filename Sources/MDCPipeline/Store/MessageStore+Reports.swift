@@ -174,7 +174,7 @@ extension MessageStore {
         let grouped = keys.isEmpty ? "" : " GROUP BY \(list([])) ORDER BY \(list([]))"
         switch kind {
         case .delivery:
-            let finals = ["delivered", "sent", "failed", "expired"]
+            let finals = MessageStatus.allCases.filter(\.isFinal).map(\.rawValue)
             let counts = finals.map { "sum(status = '\($0)')" }
             let columns =
                 named + ["count(*)", "sum(final_at IS NULL)"] + counts + [

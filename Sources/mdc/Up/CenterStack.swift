@@ -126,7 +126,7 @@ struct CenterStack: Service {
         // A demonstration has no clients to be told.
         let feedback =
             settings.hasWebhooks
-            ? try FeedbackService(center: center, client: client, producer: producer, group: group, logger: logger)
+            ? try FeedbackService(center: center, client: client, group: group, logger: logger)
             : nil
         try await run(center, api, feedback, all)
     }

@@ -110,13 +110,9 @@ struct FeedbackServiceTests {
             beforeCommit: (@Sendable () throws -> Void)? = nil,
             _ body: (Task<Void, any Error>) async throws -> Void
         ) async throws {
-            var settings = ProducerConfiguration(client: bench.client)
-            settings.linger = .zero
-            let producer = try Producer(settings, eventLoopGroup: bench.group, logger: bench.logger)
             let service = try FeedbackService(
                 center: center,
                 client: bench.client,
-                producer: producer,
                 policy: policy,
                 group: bench.group,
                 logger: bench.logger,
@@ -131,7 +127,6 @@ struct FeedbackServiceTests {
             }
             service.stop()
             _ = try? await run.value
-            try await producer.close()
             try result.get()
         }
     }
@@ -233,8 +228,11 @@ struct FeedbackServiceTests {
                 try await setup.eventually("the webhook is disabled") {
                     try await setup.registry.webhooks().first?.health.disabledAt != nil
                 }
-                let dead = try await setup.bench.readAll(Topics.deadLetter)
-                #expect(dead.contains { $0.header("reason")?.contains("410") == true })
+                try await setup.eventually("the report is given up") {
+                    try await setup.bench.readAll(Topics.deadLetter).contains {
+                        $0.header("reason")?.contains("410") == true
+                    }
+                }
                 try await setup.registry.clearHealth(of: webhook, action: "webhook enable")
                 let before = setup.receiver.posts.count
                 // The service hears of it a moment later; messages that end before that are not reported.

@@ -239,6 +239,17 @@ struct OpenAPITests {
             return
         }
         #expect(Set(properties.keys) == Set(MessageResource.members))
+        func words(_ schema: JSONValue?) -> Set<String> {
+            guard case .object(let members)? = schema, case .array(let values)? = members["enum"] else { return [] }
+            return Set(values.map { value in if case .text(let text) = value { text } else { "" } })
+        }
+        #expect(words(schemas["Status"]) == Set(MessageStatus.allCases.map(\.rawValue)))
+        #expect(words(schemas["Channel"]) == Set(MDCPipeline.Channel.allCases.map(\.rawValue)))
+        guard case .object(let event)? = schemas["Event"], case .object(let members)? = event["properties"] else {
+            Issue.record("the description has no schema of events")
+            return
+        }
+        #expect(words(members["kind"]) == Set(TimelineEvent.Kind.allCases.map(\.rawValue)))
     }
 
     @Test("keys choose members, to have or to leave out, and nothing that does not exist")

@@ -18,7 +18,7 @@ struct AuditEntry: Codable, Sendable, Hashable {
     /// Messages that were handed over.
     var messages: Int?
     var remote: String?
-    /// Entries about unknown callers that were left out before this one, because they were too many.
+    /// Entries about unknown or hasty callers that were left out before this one, because they were too many.
     var leftOut: Int?
 }
 
@@ -37,8 +37,8 @@ final class AuditLog: Sendable {
 
     func append(_ entry: AuditEntry) async {
         var entry = entry
-        if entry.key == nil {
-            // Whoever has no key must not be able to fill the log.
+        if entry.key == nil || entry.status == 429 {
+            // Who has no key, or asks more than it may, must not be able to fill the log.
             let (isLeftOut, leftOut) = strangers.withLock { state -> (Bool, Int) in
                 guard state.bucket.take(nowNanoseconds: SystemTime.monotonicNanoseconds()) == 0 else {
                     state.leftOut += 1
