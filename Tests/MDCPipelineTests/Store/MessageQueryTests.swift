@@ -175,7 +175,10 @@ struct MessageQueryTests {
             #expect(total == Int64(FilledStore.count) && delivery.rows.count == 6)
             let all = try #require(try await store.reported(.delivery, by: [], of: nil).rows.first)
             #expect(
-                all == [.count(60), .count(20), .count(20), .count(0), .count(20), .count(0), .count(0), .count(0), .share(0.5)]
+                all == [
+                    .count(60), .count(20), .count(20), .count(0), .count(20), .count(0), .count(0), .count(0),
+                    .share(0.5),
+                ]
             )
 
             // Delivered after 0, 3, 6 … 57 ms.
