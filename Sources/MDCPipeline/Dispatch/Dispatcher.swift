@@ -395,7 +395,7 @@ final class Dispatcher: Role {
             if let sender = item.route?.sender { message.sender = sender }
             let outcome = await providers[item.provider].send(message, attempt: message.attempt)
             tried.insert(item.provider)
-            await learn(item.provider, outcome)
+            await learn(item.provider, outcome, startedAt: asked)
             let result = result(item, outcome, policy: policy, started: asked)
             guard case .retriable(let code, let reason, _) = outcome,
                 let other = state.withLock({ $0.work.providers.alternative(item.message, tried: tried, now: .now()) })
@@ -416,10 +416,16 @@ final class Dispatcher: Role {
     }
 
     /// Notes an answer for the rates and circuit breakers, and tells other workers what follows from it.
-    private func learn(_ provider: Int, _ outcome: SendOutcome) async {
+    private func learn(_ provider: Int, _ outcome: SendOutcome, startedAt: Timestamp) async {
         let notice = state.withLock { state -> ProviderNotice? in
             let now = Moment.now()
-            let notice = state.work.providers.answered(provider, outcome, now: now, by: writerID)
+            let notice = state.work.providers.answered(
+                provider,
+                outcome,
+                startedAt: startedAt,
+                now: now,
+                by: writerID
+            )
             if notice != nil { state.work.reroute(from: provider, now: now) }
             return notice
         }

@@ -74,10 +74,12 @@ public struct CircuitBreaker: Sendable, Equatable {
     }
 
     /// Notes an answer; true if the state changed.
-    public mutating func answered(isFailure: Bool, now: Timestamp) -> Bool {
+    ///
+    /// - Parameter startedAt: When its send started. While the circuit is open, only the trial's own answer counts.
+    public mutating func answered(isFailure: Bool, startedAt: Timestamp? = nil, now: Timestamp) -> Bool {
         if case .open(let until) = state {
             // Answers to sends from before it opened say nothing new.
-            guard trialAt != nil, now >= until else { return false }
+            guard let trial = trialAt, now >= until, startedAt ?? trial >= trial else { return false }
             trialAt = nil
             guard isFailure else {
                 close()

@@ -97,9 +97,14 @@ struct ProviderDesk: Sendable {
     // MARK: - Learning
 
     /// Notes what came of a send; what others must know of it.
-    mutating func answered(_ index: Int, _ outcome: SendOutcome, now: Moment, by: String) -> ProviderNotice? {
+    mutating func answered(_ index: Int, _ outcome: SendOutcome, startedAt: Timestamp, now: Moment, by: String)
+        -> ProviderNotice?
+    {
         _ = gates[index].rate.answered(isThrottled: outcome.isThrottled, nowNanoseconds: now.nanoseconds)
-        guard gates[index].breaker.answered(isFailure: outcome.isProvidersFault, now: now.wall) else { return nil }
+        let isFailure = outcome.isProvidersFault
+        guard gates[index].breaker.answered(isFailure: isFailure, startedAt: startedAt, now: now.wall) else {
+            return nil
+        }
         var notice = ProviderNotice(
             provider: router.names[index],
             kind: .circuit,
