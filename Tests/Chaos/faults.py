@@ -168,6 +168,8 @@ def full_disk(run):
 
 
 def rolling_restart(run):
+    # A process that has just begun takes no orders yet.
+    run.wait_in_sync()
     for node in run.random.sample(NODES, 3):
         run.say(f"SIGTERM of node {node}")
         status = run.cluster.kill(node, how=signal.SIGTERM)[node]
