@@ -94,6 +94,11 @@ let package = Package(
             swiftSettings: settings
         ),
         .target(
+            name: "MDCMirror",
+            dependencies: ["MDCModel", "MDCClient", nio("NIOCore"), logging, lifecycle],
+            swiftSettings: settings
+        ),
+        .target(
             name: "MDCBroker",
             dependencies: [
                 "MDCModel", "MDCRaft", "MDCLog", "MDCProtocol", "CMDCSystem", nio("NIOCore"), nio("NIOPosix"),
@@ -127,7 +132,8 @@ let package = Package(
         .executableTarget(
             name: "mdc",
             dependencies: [
-                "MDCModel", "MDCProtocol", "MDCClient", "MDCPipeline", "MDCBroker", arguments, logging, lifecycle,
+                "MDCModel", "MDCProtocol", "MDCClient", "MDCMirror", "MDCPipeline", "MDCBroker", nio("NIOHTTP1"),
+                arguments, logging, lifecycle,
                 signals, metrics, nio("NIOCore"), nio("NIOPosix"), "TOMLKit",
             ],
             swiftSettings: settings
@@ -198,6 +204,11 @@ let package = Package(
         .testTarget(
             name: "MDCClientTests",
             dependencies: ["MDCClient", "MDCProtocol", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOEmbedded")],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "MDCMirrorTests",
+            dependencies: ["MDCMirror", "MDCModel", nio("NIOCore")],
             swiftSettings: settings
         ),
         .testTarget(

@@ -31,6 +31,7 @@ struct MDCCommand: AsyncParsableCommand {
             CompletionCommand.self,
             ProduceCommand.self,
             ConsumeCommand.self,
+            MirrorCommand.self,
         ]
     )
 }
