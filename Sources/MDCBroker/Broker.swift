@@ -290,7 +290,7 @@ public final class Broker: Service {
             }
             let membership = BrokerLifecycle(controller: controller, timers: timers, logger: logger)
             var replicas: ReplicaManager?
-            if cluster != nil || configuration.voters.count > 1 {
+            if cluster != nil || configuration.isClustered {
                 replicas = ReplicaManager(
                     live: live,
                     logs: logs,
@@ -372,10 +372,11 @@ public final class Broker: Service {
         try log.update(settings: metadataSettings)
         let replica = RaftReplica(node: BrokerID(configuration.nodeID), directory: identity.directoryID)
         let others = configuration.voters.filter { $0.id != configuration.nodeID }
-        // Nodes know only each other's addresses at first; alone, there is nothing to find out.
-        let voters =
-            others.isEmpty
-            ? [replica] : configuration.voters.map { RaftReplica(node: BrokerID($0.id), directory: .zero) }
+        // Nodes know only each other's addresses at first; alone, there is nothing to find out. Who is not among them joins,
+        // and is told.
+        let isNamed = configuration.voters.contains { $0.id == configuration.nodeID }
+        let named = configuration.voters.map { RaftReplica(node: BrokerID($0.id), directory: .zero) }
+        let voters = others.isEmpty ? [replica] : isNamed ? named : []
         let quorumLog = try QuorumLog(
             log: log,
             fileSystem: fileSystem,
@@ -401,16 +402,32 @@ public final class Broker: Service {
             leftovers: { Set(logs.allPartitions.map(\.topicID)) },
             logger: logger
         )
-        let members = Set(quorum.status.raft.membership.voters.map(\.node.rawValue))
-        let wanted = Set(voters.map(\.node.rawValue))
-        guard members == wanted else {
+        try checkVoters(Set(quorum.status.raft.membership.voters.map(\.node.rawValue)), of: replica)
+        return (store, quorum)
+    }
+
+    /// Who votes is in the metadata, and changes at run time; the settings say where to begin. What cannot have come about
+    /// that way is a mistake.
+    private func checkVoters(_ members: Set<Int32>, of replica: RaftReplica) throws(BrokerError) {
+        let own = replica.node.rawValue
+        let wanted = Set(configuration.voters.map(\.id)).union(configuration.voters.isEmpty ? [own] : [])
+        if members == wanted || members.isEmpty { return }
+        let mistake =
+            members == [own]
+            ? "other nodes join it: start those with the --voters of this one"
+            : configuration.isClustered
+                && !members.isDisjoint(with: wanted) ? nil : "start the node with the voters that it had"
+        if let mistake {
             throw BrokerError(
                 .invalidConfiguration,
                 "the metadata in \(configuration.dataDirectory) are kept by the nodes \(members.sorted()), but "
-                    + "controller.quorum.voters names \(wanted.sorted()); start the node with the voters that it had"
+                    + "controller.quorum.voters names \(wanted.sorted()); \(mistake)"
             )
         }
-        return (store, quorum)
+        logger.notice(
+            "the voters have changed since the settings were written; the metadata count",
+            metadata: ["voters": "\(members.sorted())", "settings": "\(wanted.sorted())"]
+        )
     }
 
     private var metadataSettings: LogSettings {
@@ -520,17 +537,34 @@ public final class Broker: Service {
         switch path {
         case "/livez": return .init(status: .ok, body: "alive\n")
         case "/readyz":
-            let state = state
-            let isActive = inner.withLock { $0.running }?.services.membership.isActive ?? false
-            if state == .ready && !isActive {
-                return .init(status: .serviceUnavailable, body: "fenced: no word from the controller\n")
-            }
-            return state == .ready
-                ? .init(status: .ok, body: "ready\n") : .init(status: .serviceUnavailable, body: "\(state)\n")
+            if let reason = unreadiness { return .init(status: .serviceUnavailable, body: reason + "\n") }
+            return .init(status: .ok, body: "ready\n")
         case "/metrics":
             return .init(status: .ok, contentType: "text/plain; version=0.0.4; charset=utf-8", body: metrics())
         default: return nil
         }
+    }
+
+    /// Why clients are not served; nil where they are.
+    private var unreadiness: String? {
+        let (state, services) = inner.withLock { ($0.state, $0.running?.services) }
+        guard let services, state == .starting || state == .ready else { return "\(state)" }
+        if state == .ready, services.membership.isActive { return nil }
+        let quorum = services.controller.quorum.status
+        let image = services.metadata.image
+        let name = configuration.nodeID
+        if let error = services.controller.fatalError { return "\(state): \(error)" }
+        if quorum.leader < 0 {
+            let voters = quorum.raft.membership.voters.map(\.node.rawValue)
+            let known = voters.isEmpty ? "no voter has answered" : "the voters are the nodes \(voters)"
+            return "\(state): the metadata quorum has no leader; \(known)"
+        }
+        guard let broker = image.brokers[name], broker.incarnation == services.controller.incarnation else {
+            return "\(state): not registered with the controller, node \(quorum.leader), yet"
+        }
+        return broker.isFenced
+            ? "fenced: the controller, node \(quorum.leader), has not heard from this node in time, or it is catching up"
+            : "\(state): waits for an answer of the controller, node \(quorum.leader)"
     }
 
     /// The page `/metrics`.

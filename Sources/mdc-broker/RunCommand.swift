@@ -63,6 +63,7 @@ struct RunCommand {
                 help: "Where /livez, /readyz and /metrics are, or none (default: 127.0.0.1:9464)."
             ),
             OptionDescription(name: "set", value: "key=value", help: "Any setting.", repeats: true),
+            OptionDescription(name: "check", help: "Only check the settings; nothing is started or made."),
             OptionDescription(
                 name: "log-level",
                 value: "level",
@@ -93,6 +94,10 @@ struct RunCommand {
         guard let level = Logger.Level(rawValue: options["log-level"] ?? "info") else {
             let known = Logger.Level.allCases.map(\.rawValue).joined(separator: ", ")
             throw UsageError(message: "there is no log level '\(options["log-level"] ?? "")'; there are \(known)")
+        }
+        if options.has("check") {
+            Console.line("the settings of node \(configuration.nodeID) are sound")
+            return 0
         }
         let format = configuration.loggingFormat
         LoggingSystem.bootstrap { label in

@@ -296,6 +296,9 @@ public struct BrokerConfiguration: Sendable {
         }
     }
 
+    /// Whether the node is, or can become, one of several.
+    var isClustered: Bool { controllerListen != nil || voters.count > 1 }
+
     /// What makes the settings as a whole unusable; nil where nothing does.
     public var problem: String? {
         if nodeID < 0 { return "node.id is \(nodeID), but ids start at 0" }
@@ -307,9 +310,9 @@ public struct BrokerConfiguration: Sendable {
         }
         if let advertise, advertise.port == 0 { return "advertised.listeners needs a port" }
         if !voters.isEmpty {
-            guard voters.contains(where: { $0.id == nodeID }) else {
-                return "controller.quorum.voters does not name node \(nodeID): every node is a voter; add "
-                    + "\(nodeID)@HOST:PORT"
+            if !voters.contains(where: { $0.id == nodeID }), controllerListen == nil {
+                return "controller.quorum.voters does not name node \(nodeID): to join that cluster it needs "
+                    + "controller.listeners (--controller-listen HOST:PORT)"
             }
             if Set(voters.map(\.id)).count != voters.count { return "controller.quorum.voters names a node twice" }
             if voters.count > 1 && controllerListen == nil {

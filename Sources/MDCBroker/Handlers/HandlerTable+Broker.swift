@@ -33,7 +33,8 @@ extension HandlerTable {
         table.registerGroupHandlers(services.groups)
         table.registerTransactionHandlers(services)
         table.registerShareHandlers(services)
-        table.registerAPIVersions()
+        table.registerQuorumHandlers(services)
+        table.registerAPIVersions(services.metadata)
         return table
     }
 
@@ -47,7 +48,7 @@ extension HandlerTable {
     }
 
     /// ApiVersions, versions 0–4, of all that is registered before.
-    private mutating func registerAPIVersions() {
+    private mutating func registerAPIVersions(_ metadata: MetadataStore) {
         let implemented = implemented.union([.apiVersions])
         register(ApiVersionsRequest.self) { request, context in
             if context.version >= 3,
@@ -58,21 +59,18 @@ extension HandlerTable {
                 answer.apiKeys = []
                 return context.respond(answer)
             }
+            let image = metadata.image
             context.respond(
                 APIVersions.answer(
                     version: context.version,
                     implemented: implemented,
-                    supportedFeatures: [
-                        .init(name: "metadata.version", minVersion: 7, maxVersion: 29),
-                        .init(name: "transaction.version", minVersion: 0, maxVersion: 2),
-                        .init(name: "share.version", minVersion: 0, maxVersion: 1),
-                    ],
-                    finalizedFeatures: [
-                        .init(name: "metadata.version", maxVersionLevel: 29, minVersionLevel: 29),
-                        .init(name: "transaction.version", maxVersionLevel: 2, minVersionLevel: 2),
-                        .init(name: "share.version", maxVersionLevel: 1, minVersionLevel: 1),
-                    ],
-                    finalizedFeaturesEpoch: 0
+                    supportedFeatures: Features.supported.sorted { $0.key < $1.key }.map { name, levels in
+                        .init(name: name, minVersion: levels.lowerBound, maxVersion: levels.upperBound)
+                    },
+                    finalizedFeatures: image.finalizedFeatures.map { name, level in
+                        .init(name: name, maxVersionLevel: level, minVersionLevel: level)
+                    },
+                    finalizedFeaturesEpoch: image.featuresEpoch
                 )
             )
         }

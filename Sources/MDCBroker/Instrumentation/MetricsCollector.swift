@@ -212,8 +212,28 @@ struct MetricsCollector {
             "Whether this node is the active controller.",
             status.isActiveController ? 1 : 0
         )
+        report.addQuorumReplicas(status)
         report.add("mdc_brokers", "gauge", "Brokers that have registered.", brokers.count)
         report.add("mdc_brokers_fenced", "gauge", "Brokers that are fenced.", brokers.count { $0.isFenced })
+        let partitions = services.metadata.image.topics.values.lazy.flatMap(\.partitions)
+        report.add(
+            "mdc_partitions_leaderless",
+            "gauge",
+            "Partitions of the cluster that nobody leads.",
+            partitions.count { $0.leader == -1 }
+        )
+        report.add(
+            "mdc_partitions_moving",
+            "gauge",
+            "Partitions of the cluster that are on their way to other nodes.",
+            partitions.count { $0.isMoving }
+        )
+        report.add(
+            "mdc_partitions_not_preferred",
+            "gauge",
+            "Partitions of the cluster that another than the preferred replica leads.",
+            partitions.count { $0.leader != -1 && $0.leader != $0.replicas.first }
+        )
     }
 
     private func addReplication(_ report: inout MetricsReport) {

@@ -67,7 +67,7 @@ final class Controller: Sendable {
     private let producerIDs = Mutex<Range<Int64>>(0..<0)
     private static let producerIDBlock: Int64 = 1000
     /// How long a change waits for a quorum.
-    private static let patience: UInt64 = 10_000_000_000
+    static let patience: UInt64 = 10_000_000_000
 
     /// - Parameters:
     ///   - thread: where changes are asked for.
@@ -153,7 +153,7 @@ final class Controller: Sendable {
             ?? .refused(Refusal(code: .requestTimedOut, message: "no quorum agreed in time; try again"))
     }
 
-    private func waitUntilCarriedOut(_ index: Int64) {
+    func waitUntilCarriedOut(_ index: Int64) {
         let done = ConditionLock<Int>(value: 0)
         whenCarriedOut(index) {
             done.lock()
@@ -178,6 +178,8 @@ final class Controller: Sendable {
         _ = try state.perform(change, configuration, now: 0)
         return state.image
     }
+
+    var isStopped: Bool { isStopping.load(ordering: .relaxed) }
 
     /// Asks for nothing any more.
     func stop() { isStopping.store(true, ordering: .relaxed) }

@@ -25,6 +25,12 @@ enum ControllerChange: Equatable, Sendable {
     /// Preferred leaders, or with `isUnclean` any replica where no eligible one is left. Nil for all partitions.
     case electLeader(topic: String, partition: Int32, isUnclean: Bool)
     case reassign(topic: String, partition: Int32, replicas: [Int32]?)
+    /// All or none.
+    case updateFeatures([FeatureUpdate])
+    /// Makes a voter of an observer that has caught up.
+    case addVoter(QuorumMember)
+    /// Takes a voter out of the quorum.
+    case removeVoter(QuorumMember)
 }
 
 /// A leader's wish for another ISR.
@@ -112,6 +118,15 @@ extension ControllerChange {
             try writer.string("topic", topic, flexible: true)
             writer.integer(partition)
             try writer.nullableArray("replicas", replicas, flexible: true)
+        case .updateFeatures(let updates):
+            writer.integer(13 as UInt8)
+            try FeatureUpdate.write(updates, &writer)
+        case .addVoter(let member):
+            writer.integer(14 as UInt8)
+            try QuorumMember.write([member], &writer)
+        case .removeVoter(let member):
+            writer.integer(15 as UInt8)
+            try QuorumMember.write([member], &writer)
         }
         return writer.buffer
     }
@@ -164,6 +179,12 @@ extension ControllerChange {
                 partition: try reader.integer("partition"),
                 replicas: try reader.nullableArray("replicas", of: Int32.self, flexible: true)
             )
+        case 13: self = .updateFeatures(try FeatureUpdate.read(&reader))
+        case 14, 15:
+            guard let member = try QuorumMember.read(&reader).first else {
+                throw Self.unknown("a voter without a name")
+            }
+            self = kind == 14 ? .addVoter(member) : .removeVoter(member)
         default: throw Self.unknown("kind \(kind)")
         }
         try reader.finish("ControllerChange")

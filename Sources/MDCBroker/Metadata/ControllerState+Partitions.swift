@@ -69,7 +69,7 @@ extension ControllerState {
 
     /// Ends a reassignment whose new replicas are all in sync.
     private func complete(_ partition: inout PartitionImage) {
-        guard !partition.addingReplicas.isEmpty || !partition.removingReplicas.isEmpty else { return }
+        guard partition.isMoving else { return }
         let target = partition.replicas.filter { !partition.removingReplicas.contains($0) }
         let added = partition.addingReplicas
         guard added.allSatisfy({ partition.isr.contains($0) }), target.contains(where: { partition.isr.contains($0) })
@@ -88,7 +88,7 @@ extension ControllerState {
     func reassign(_ name: String, _ index: Int32, _ replicas: [Int32]?) throws(Refusal) -> [MetadataRecord] {
         let (topic, now) = try find(name, index)
         let current = now.replicas.filter { !now.addingReplicas.contains($0) }
-        guard let target = replicas ?? (now.addingReplicas + now.removingReplicas == [] ? nil : current) else {
+        guard let target = replicas ?? (now.isMoving ? current : nil) else {
             throw Refusal(code: .noReassignmentInProgress, message: "\(name)-\(index) is not being moved")
         }
         if target.isEmpty || Set(target).count != target.count {

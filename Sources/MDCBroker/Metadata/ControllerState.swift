@@ -93,6 +93,9 @@ struct ControllerState {
             return Outcome(records: try electLeader(topic, partition, isUnclean: isUnclean))
         case .reassign(let topic, let partition, let replicas):
             return Outcome(records: try reassign(topic, partition, replicas))
+        case .updateFeatures(let updates): return Outcome(records: try updateFeatures(updates))
+        case .addVoter, .removeVoter:
+            throw Refusal(code: .invalidRequest, message: "the quorum itself decides who votes")
         }
     }
 
@@ -114,6 +117,18 @@ struct ControllerState {
 
     /// When something is due at the earliest.
     var nextDeadline: Int64 { leases.values.reduce(nextBalance) { min($0, $1) } }
+
+    /// A node that joined at run time says where its controller listens, or (nil) has gone for good.
+    mutating func note(_ endpoint: ControllerEndpoint?, of node: Int32) -> [MetadataRecord] {
+        guard image.controllers[node] != endpoint else { return [] }
+        let record = MetadataRecord.controllerEndpoint(
+            node: node,
+            host: endpoint?.host ?? "",
+            port: endpoint?.port ?? 0
+        )
+        apply([record])
+        return [record]
+    }
 
     /// It is known that a broker's process is gone: nobody listens at its address.
     mutating func isGone(_ node: Int32) -> [MetadataRecord] {
@@ -160,6 +175,7 @@ struct ControllerState {
                 )
             }
         }
+        try checkFeatures(of: broker)
         var registered = broker
         registered.epoch = (image.brokerEpochs.values.max() ?? -1) + 1
         registered.isFenced = true

@@ -20,6 +20,9 @@ struct PartitionImage: Equatable, Sendable {
     var addingReplicas: [Int32] = []
     /// Replicas that a reassignment removes at its end; they are in `replicas` until then.
     var removingReplicas: [Int32] = []
+
+    /// Whether a reassignment is under way.
+    var isMoving: Bool { !addingReplicas.isEmpty || !removingReplicas.isEmpty }
 }
 
 extension PartitionImage {
@@ -108,6 +111,14 @@ struct BrokerImage: Equatable, Sendable {
     var rack: String?
     /// Leads nothing and counts for nothing until it has caught up.
     var isFenced = true
+    /// The levels of features that its release has; empty for the base levels.
+    var features: [String: ClosedRange<Int16>] = [:]
+}
+
+/// Where a controller listens.
+struct ControllerEndpoint: Equatable, Sendable {
+    var host: String
+    var port: Int32
 }
 
 /// The cluster's metadata at one point of its log. A value: whoever holds one sees no change.
@@ -128,6 +139,12 @@ struct MetadataImage: Sendable {
     private(set) var groupConfigs: [String: [String: String]] = [:]
     private(set) var nextProducerID: Int64 = 0
     private(set) var quotas = QuotaTable()
+    /// Levels of features that were decided upon; for others the initial ones are in force.
+    private(set) var features: [String: Int16] = [:]
+    /// How many such decisions there were.
+    private(set) var featuresEpoch: Int64 = 0
+    /// The controllers of nodes that joined at run time, by node.
+    private(set) var controllers: [Int32: ControllerEndpoint] = [:]
 
     func topic(_ name: String) -> TopicImage? { topics[name] }
     func topic(_ id: TopicID) -> TopicImage? { names[id].flatMap { topics[$0] } }
@@ -186,6 +203,11 @@ struct MetadataImage: Sendable {
             leavePartitions(id)
             brokers[id] = nil
         case .quorum, .snapshotEnd: break
+        case .featureLevel(let name, let level, let epoch):
+            features[name] = level
+            featuresEpoch = max(featuresEpoch, epoch)
+        case .controllerEndpoint(let node, let host, let port):
+            controllers[node] = port == 0 ? nil : ControllerEndpoint(host: host, port: port)
         case .producerIDsReserved(let next): nextProducerID = max(nextProducerID, next)
         }
     }

@@ -34,6 +34,16 @@ extension MetadataRecord {
             writer.integer(14 as UInt8)
             try QuorumMember.write(voters, &writer)
             try QuorumMember.write(observers, &writer)
+        case .featureLevel(let name, let level, let epoch):
+            writer.integer(15 as UInt8)
+            try writer.string("name", name, flexible: true)
+            writer.integer(level)
+            writer.integer(epoch)
+        case .controllerEndpoint(let node, let host, let port):
+            writer.integer(16 as UInt8)
+            writer.integer(node)
+            try writer.string("host", host, flexible: true)
+            writer.integer(port)
         default: preconditionFailure("\(self) is not a record of clusters")
         }
     }
@@ -55,6 +65,18 @@ extension MetadataRecord {
             )
         case 13: .brokerUnregistered(id: try reader.integer("id"))
         case 14: .quorum(voters: try QuorumMember.read(&reader), observers: try QuorumMember.read(&reader))
+        case 15:
+            .featureLevel(
+                name: try reader.string("name", flexible: true),
+                level: try reader.integer("level"),
+                epoch: try reader.integer("epoch")
+            )
+        case 16:
+            .controllerEndpoint(
+                node: try reader.integer("node"),
+                host: try reader.string("host", flexible: true),
+                port: try reader.integer("port")
+            )
         default: nil
         }
     }
@@ -110,6 +132,14 @@ extension BrokerImage {
         writer.integer(port)
         try writer.nullableString("rack", rack, flexible: true)
         writer.bool(isFenced)
+        // A node that has the base levels is written as in the first release.
+        guard !features.isEmpty else { return }
+        try writer.arrayCount("features", features.count, flexible: true)
+        for (name, levels) in features.sorted(by: { $0.key < $1.key }) {
+            try writer.string("name", name, flexible: true)
+            writer.integer(levels.lowerBound)
+            writer.integer(levels.upperBound)
+        }
     }
 
     init(_ reader: inout MessageReader) throws(ProtocolError) {
@@ -121,5 +151,19 @@ extension BrokerImage {
         port = try reader.integer("port")
         rack = try reader.nullableString("rack", flexible: true)
         isFenced = try reader.bool("isFenced")
+        guard reader.remaining > 0 else { return }
+        let count = try reader.arrayCount("features", flexible: true, minimumSize: 5) ?? 0
+        guard count > 0 else {
+            throw ProtocolError(.malformed, field: "features", detail: "an empty list is not written")
+        }
+        for _ in 0..<count {
+            let name = try reader.string("name", flexible: true)
+            let lowest: Int16 = try reader.integer("lowest")
+            let highest: Int16 = try reader.integer("highest")
+            guard lowest <= highest else {
+                throw ProtocolError(.malformed, field: "features", detail: "\(lowest) is above \(highest)")
+            }
+            features[name] = lowest...highest
+        }
     }
 }

@@ -45,6 +45,10 @@ enum MetadataRecord: Equatable, Sendable {
     case brokerUnregistered(id: Int32)
     /// Who decides about the metadata; in snapshots only.
     case quorum(voters: [QuorumMember], observers: [QuorumMember])
+    /// The level of a feature that is in force; `epoch` counts such decisions.
+    case featureLevel(name: String, level: Int16, epoch: Int64)
+    /// Where the controller of a node that joined at run time listens; port 0 where it has gone.
+    case controllerEndpoint(node: Int32, host: String, port: Int32)
 
     private static let version: UInt8 = 1
 
@@ -114,7 +118,8 @@ enum MetadataRecord: Equatable, Sendable {
         case .snapshotEnd(let records):
             writer.integer(9 as UInt8)
             writer.integer(records)
-        case .partitionState, .brokerRegistered, .brokerFencing, .brokerUnregistered, .quorum:
+        case .partitionState, .brokerRegistered, .brokerFencing, .brokerUnregistered, .quorum,
+            .featureLevel, .controllerEndpoint:
             try encodeCluster(&writer)
         }
         return writer.buffer

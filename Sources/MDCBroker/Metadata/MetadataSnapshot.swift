@@ -75,6 +75,12 @@ struct MetadataSnapshot {
         for (entity, quotas) in image.quotas.entries {
             for (key, value) in quotas { records.append(.quotaChanged(entity, key, value: value)) }
         }
+        for (name, level) in image.features.sorted(by: { $0.key < $1.key }) {
+            records.append(.featureLevel(name: name, level: level, epoch: image.featuresEpoch))
+        }
+        for (node, endpoint) in image.controllers.sorted(by: { $0.key < $1.key }) {
+            records.append(.controllerEndpoint(node: node, host: endpoint.host, port: endpoint.port))
+        }
         records.append(.producerIDsReserved(next: image.nextProducerID))
         return records
     }

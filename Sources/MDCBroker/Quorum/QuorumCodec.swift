@@ -13,8 +13,14 @@ enum QuorumFrame: Sendable {
     /// A wish for the active controller.
     case request(id: UInt64, ControllerChange)
     case answer(id: UInt64, QuorumAnswer)
+    /// A wish to know how the quorum is.
+    case describe(id: UInt64)
+    /// The answer; nil from a node that does not lead.
+    case description(id: UInt64, QuorumDescription?)
 
     static let version: UInt8 = 1
+    /// Of a hello that names an address.
+    static let joiningVersion: UInt8 = 2
     /// The longest frame; an append has at most one entry beyond a mebibyte, and that at most 8 MiB.
     static let maxBytes = 32 << 20
     /// The longest frame of someone who has not said who he is.
@@ -27,6 +33,8 @@ struct QuorumHello: Equatable, Sendable {
     var directory: KafkaUUID
     /// Empty where it is not known yet.
     var clusterID: String
+    /// Where its controller listens; named by a node that is not among the voters of its own settings.
+    var listen: ControllerEndpoint?
 }
 
 /// What became of a wish.
@@ -44,10 +52,14 @@ extension QuorumFrame {
         switch self {
         case .hello(let hello):
             writer.integer(0 as UInt8)
-            writer.integer(Self.version)
+            writer.integer(hello.listen == nil ? Self.version : Self.joiningVersion)
             writer.integer(hello.node)
             writer.uuid(hello.directory)
             try writer.string("clusterID", hello.clusterID, flexible: true)
+            if let listen = hello.listen {
+                try writer.string("host", listen.host, flexible: true)
+                writer.integer(listen.port)
+            }
         case .raft(let message):
             writer.integer(1 as UInt8)
             try message.encode(&writer)
@@ -67,6 +79,14 @@ extension QuorumFrame {
                 writer.integer(refusal.code.rawValue)
                 try writer.string("message", refusal.message, flexible: true)
             }
+        case .describe(let id):
+            writer.integer(4 as UInt8)
+            writer.integer(id)
+        case .description(let id, let description):
+            writer.integer(5 as UInt8)
+            writer.integer(id)
+            writer.bool(description != nil)
+            try description?.encode(&writer)
         }
         var bytes = writer.buffer
         bytes.setInteger(UInt32(bytes.readableBytes - 4), at: bytes.readerIndex)
@@ -80,14 +100,16 @@ extension QuorumFrame {
         switch kind {
         case 0:
             let version: UInt8 = try reader.integer("version")
-            guard version == Self.version else { throw Self.unknown("version \(version)") }
-            self = .hello(
-                QuorumHello(
-                    node: try reader.integer("node"),
-                    directory: try reader.uuid("directory"),
-                    clusterID: try reader.string("clusterID", flexible: true)
-                )
+            guard version == Self.version || version == Self.joiningVersion else {
+                throw Self.unknown("version \(version)")
+            }
+            var hello = QuorumHello(
+                node: try reader.integer("node"),
+                directory: try reader.uuid("directory"),
+                clusterID: try reader.string("clusterID", flexible: true)
             )
+            if version == Self.joiningVersion { hello.listen = try ControllerEndpoint(&reader) }
+            self = .hello(hello)
         case 1: self = .raft(try RaftMessage(&reader))
         case 2:
             self = .request(
@@ -106,6 +128,13 @@ extension QuorumFrame {
                 let message = try reader.string("message", flexible: true)
                 self = .answer(id: id, .refused(Refusal(code: ErrorCode(rawValue: code), message: message)))
             }
+        case 4: self = .describe(id: try reader.integer("id"))
+        case 5:
+            let id: UInt64 = try reader.integer("id")
+            self = .description(
+                id: id,
+                try reader.bool("isKnown") ? try QuorumDescription(&reader) : nil
+            )
         default: throw Self.unknown("kind \(kind)")
         }
         try reader.finish("QuorumFrame")

@@ -25,7 +25,7 @@ final class QuorumNode: @unchecked Sendable {
         var leader: Int32 { raft.softState.leader?.node.rawValue ?? -1 }
     }
 
-    private struct Waiter {
+    struct Waiter {
         var index: RaftIndex
         var epoch: RaftEpoch
         var value: Int64
@@ -36,24 +36,24 @@ final class QuorumNode: @unchecked Sendable {
 
     let eventLoop: any EventLoop
     let replica: RaftReplica
-    private let log: QuorumLog
-    private let store: MetadataStore
-    private let live: LiveConfiguration
-    private let transport: QuorumTransport
-    private let logger: Logger
+    let log: QuorumLog
+    let store: MetadataStore
+    let live: LiveConfiguration
+    let transport: QuorumTransport
+    let logger: Logger
     private let leftovers: @Sendable () -> Set<TopicID>
-    private var node: RaftNode<QuorumLog>
-    private var controller: ControllerState?
-    private var waiters: [Waiter] = []
+    var node: RaftNode<QuorumLog>
+    var controller: ControllerState?
+    var waiters: [Waiter] = []
     private var isPersisting = false
     /// The metadata log waits for room on the disk. Until then this node says nothing and hears nothing, as if it were gone: who
     /// depends on it finds another, its own epoch and vote stay what the disk says.
     private var isFull = false
     private var isPumping = false
     private var isSnapshotting = false
-    private var isStopped = false
+    var isStopped = false
     private var ticker: RepeatedTask?
-    private var lastProposed: RaftIndex = 0
+    var lastProposed: RaftIndex = 0
     /// The epoch in which this node, leading, has applied its first entry.
     private var startedEpoch: RaftEpoch = -1
     /// The epoch whose leader's process is known to be gone.
@@ -61,6 +61,10 @@ final class QuorumNode: @unchecked Sendable {
     private var applied: RaftIndex
     private var appliedEpoch: RaftEpoch
     private let published: Mutex<Status>
+    /// When each replica last had everything, in ticks of this node that leads.
+    var caughtUp: [RaftReplica: Int64] = [:]
+    /// The end of the log at the last tick.
+    var lastTickEnd: RaftIndex = 0
 
     /// - Parameters:
     ///   - voters: all of them; this node may be one.
@@ -104,15 +108,16 @@ final class QuorumNode: @unchecked Sendable {
 
     var status: Status { published.withLock { $0 } }
 
-    private func now() -> Int64 { Int64(mdc_monotonic_ns() / 1_000_000) }
-    private func wall() -> Timestamp { Timestamp(mdc_wall_clock_ms()) }
+    func now() -> Int64 { Int64(mdc_monotonic_ns() / 1_000_000) }
+    func wall() -> Timestamp { Timestamp(mdc_wall_clock_ms()) }
 
     // MARK: Life
 
     /// Listens, and takes part from now on.
     func start() async throws(BrokerError) {
-        try await transport.start(live.started.voters.count > 1 ? live.started.controllerListen : nil, delegate: self)
+        try await transport.start(live.started.controllerListen, delegate: self)
         eventLoop.execute {
+            self.learnEndpoints()
             // A quorum of one needs no timeout.
             if self.node.membership.voters.count == 1 { self.node.tick() }
             self.pump()
@@ -132,7 +137,7 @@ final class QuorumNode: @unchecked Sendable {
             }
         }.get()
         // The order to campaign is on its way; nothing depends on its arrival.
-        if live.started.voters.count > 1 {
+        if live.started.isClustered {
             try? await eventLoop.scheduleTask(in: .milliseconds(50)) {}.futureResult.get()
         }
         try? await eventLoop.submit {
@@ -155,7 +160,11 @@ final class QuorumNode: @unchecked Sendable {
         // Time goes on for a node whose disk is full too: its lease must end.
         node.tick()
         guard !isFull else { return pump() }
-        if node.status.softState.role == .leader { pinDirectories() }
+        if node.status.softState.role == .leader {
+            pinDirectories()
+            admitNodes()
+            noteProgress()
+        }
         if controller == nil, mayBeActive { becomeActive() }
         if var state = controller {
             let records = state.tick(now: now())
@@ -180,7 +189,7 @@ final class QuorumNode: @unchecked Sendable {
     // MARK: Raft
 
     /// Does what Raft wants done.
-    private func pump() {
+    func pump() {
         guard !isPumping, !isStopped else { return }
         isPumping = true
         defer {
@@ -260,6 +269,7 @@ final class QuorumNode: @unchecked Sendable {
                 applied = snapshot.index
                 appliedEpoch = snapshot.epoch
                 store.replace(image, index: snapshot.index)
+                learnEndpoints(image)
             }
             for message in after { transport.send(message) }
             node.advance()
@@ -285,6 +295,7 @@ final class QuorumNode: @unchecked Sendable {
             }
         }
         store.apply(records, index: applied)
+        learnEndpoints(records)
         let ready = waiters.prefix { $0.index <= applied }
         waiters.removeFirst(ready.count)
         for waiter in ready {
@@ -380,7 +391,7 @@ final class QuorumNode: @unchecked Sendable {
         message: "the disk is full, so that the metadata log cannot be written; free some space"
     )
 
-    private var notController: Refusal {
+    var notController: Refusal {
         let leader = node.status.softState.leader.map { "node \($0.node) is" } ?? "there is none now"
         return Refusal(code: .notController, message: "this node is not the active controller; \(leader); try again")
     }
@@ -401,6 +412,11 @@ final class QuorumNode: @unchecked Sendable {
 
     private func perform(_ change: ControllerChange, _ answer: @escaping @Sendable (QuorumAnswer) -> Void) {
         guard var state = controller else { return answer(.refused(notController)) }
+        switch change {
+        case .addVoter(let member): return changeVoters(adding: member, answer)
+        case .removeVoter(let member): return changeVoters(removing: member, answer)
+        default: break
+        }
         do throws(Refusal) {
             let outcome = try state.perform(change, live.current, now: now())
             if case .heartbeat = change, outcome.records.isEmpty {
@@ -416,7 +432,7 @@ final class QuorumNode: @unchecked Sendable {
     }
 
     /// What was decided becomes an entry; if that is not possible, the decisions since are void.
-    private func propose(
+    func propose(
         _ records: [MetadataRecord],
         value: Int64,
         _ answer: @escaping @Sendable (QuorumAnswer) -> Void
@@ -449,7 +465,13 @@ final class QuorumNode: @unchecked Sendable {
 
 extension QuorumNode: QuorumTransportDelegate {
     var hello: QuorumHello {
-        QuorumHello(node: replica.node.rawValue, directory: replica.directory, clusterID: store.image.clusterID)
+        var hello = QuorumHello(
+            node: replica.node.rawValue,
+            directory: replica.directory,
+            clusterID: store.image.clusterID
+        )
+        if !live.started.voters.contains(where: { $0.id == hello.node }) { hello.listen = ownEndpoint }
+        return hello
     }
 
     func received(_ message: RaftMessage) {

@@ -11,6 +11,8 @@ import NIOPosix
 protocol QuorumTransportDelegate: AnyObject {
     func received(_ message: RaftMessage)
     func received(_ change: ControllerChange, _ answer: @escaping @Sendable (QuorumAnswer) -> Void)
+    /// How the quorum is; nil where this node does not lead it.
+    func describe(_ answer: @escaping @Sendable (QuorumDescription?) -> Void)
     /// Nobody listens at the node's address: its process is gone.
     func isGone(_ node: Int32)
     var hello: QuorumHello { get }
@@ -26,13 +28,19 @@ final class QuorumTransport: @unchecked Sendable {
         var isConnecting = false
         var failures = 0
         var answers: [UInt64: @Sendable (QuorumAnswer) -> Void] = [:]
+        var descriptions: [UInt64: @Sendable (QuorumDescription?) -> Void] = [:]
+        /// Replaced by another address.
+        var isGone = false
 
         init(_ address: HostPort) { self.address = address }
     }
 
     let eventLoop: any EventLoop
     private let logger: Logger
-    private let peers: [Int32: Peer]
+    /// Whose address is in the settings.
+    private let configured: Set<Int32>
+    private var peers: [Int32: Peer]
+    private var greetings: [ObjectIdentifier: QuorumHello] = [:]
     private weak var delegate: (any QuorumTransportDelegate)?
     private var server: (any Channel)?
     private var accepted: [ObjectIdentifier: any Channel] = [:]
@@ -42,6 +50,7 @@ final class QuorumTransport: @unchecked Sendable {
     init(eventLoop: any EventLoop, peers: [Voter], logger: Logger) {
         self.eventLoop = eventLoop
         self.logger = logger
+        configured = Set(peers.map(\.id))
         self.peers = Dictionary(peers.map { ($0.id, Peer($0.address)) }, uniquingKeysWith: { first, _ in first })
     }
 
@@ -83,6 +92,29 @@ final class QuorumTransport: @unchecked Sendable {
         }
     }
 
+    // MARK: Members
+
+    /// Who is connected to this node and has said who he is.
+    var present: [QuorumHello] { Array(greetings.values) }
+
+    /// Where a node is that is not among the voters of the settings.
+    func learn(_ node: Int32, _ endpoint: ControllerEndpoint) {
+        guard !isClosed, !configured.contains(node), node != delegate?.hello.node else { return }
+        let address = HostPort(host: endpoint.host, port: Int(endpoint.port))
+        if let known = peers[node], known.address == address { return }
+        forget(node)
+        peers[node] = Peer(address)
+        connect(node)
+    }
+
+    /// A node that joined at run time has gone for good.
+    func forget(_ node: Int32) {
+        guard !configured.contains(node), let peer = peers.removeValue(forKey: node) else { return }
+        peer.isGone = true
+        peer.channel?.close(promise: nil)
+        fail(peer)
+    }
+
     // MARK: Sending
 
     func isConnected(_ node: Int32) -> Bool { peers[node]?.channel != nil }
@@ -117,6 +149,18 @@ final class QuorumTransport: @unchecked Sendable {
         }
     }
 
+    /// Asks another node how the quorum is; nil where it does not tell.
+    func describe(_ node: Int32, _ done: @escaping @Sendable (QuorumDescription?) -> Void) {
+        nextID += 1
+        let id = nextID
+        guard let peer = peers[node], let channel = peer.channel, channel.isWritable,
+            let bytes = try? QuorumFrame.describe(id: id).encoded()
+        else { return done(nil) }
+        peer.descriptions[id] = done
+        channel.writeAndFlush(bytes, promise: nil)
+        eventLoop.scheduleTask(in: .seconds(5)) { peer.descriptions.removeValue(forKey: id)?(nil) }
+    }
+
     private static func unreachable(_ node: Int32) -> Refusal {
         Refusal(code: .notController, message: "the controller, node \(node), cannot be reached; try again")
     }
@@ -137,6 +181,10 @@ final class QuorumTransport: @unchecked Sendable {
             }
         bootstrap.connect(host: peer.address.host, port: peer.address.port).whenComplete { result in
             peer.isConnecting = false
+            guard !peer.isGone else {
+                if case .success(let channel) = result { channel.close(promise: nil) }
+                return
+            }
             switch result {
             case .success(let channel):
                 guard !self.isClosed else { return channel.close(promise: nil) }
@@ -161,6 +209,9 @@ final class QuorumTransport: @unchecked Sendable {
     }
 
     private func fail(_ peer: Peer) {
+        let descriptions = peer.descriptions
+        peer.descriptions = [:]
+        for done in descriptions.values { done(nil) }
         let answers = peer.answers
         peer.answers = [:]
         for answer in answers.values {
@@ -176,6 +227,7 @@ final class QuorumTransport: @unchecked Sendable {
 
     fileprivate func closed(_ channel: any Channel, outgoing: Int32?) {
         accepted[ObjectIdentifier(channel)] = nil
+        greetings[ObjectIdentifier(channel)] = nil
         guard let id = outgoing, let peer = peers[id], peer.channel === channel else { return }
         peer.channel = nil
         fail(peer)
@@ -197,6 +249,14 @@ final class QuorumTransport: @unchecked Sendable {
         case .answer(let id, let answer):
             guard let outgoing else { return }
             peers[outgoing]?.answers.removeValue(forKey: id)?(answer)
+        case .describe(let id):
+            delegate?.describe { description in
+                guard let bytes = try? QuorumFrame.description(id: id, description).encoded() else { return }
+                channel.writeAndFlush(bytes, promise: nil)
+            }
+        case .description(let id, let description):
+            guard let outgoing else { return }
+            peers[outgoing]?.descriptions.removeValue(forKey: id)?(description)
         }
     }
 
@@ -206,7 +266,16 @@ final class QuorumTransport: @unchecked Sendable {
         if !own.clusterID.isEmpty, !hello.clusterID.isEmpty, own.clusterID != hello.clusterID {
             return "it belongs to cluster \(hello.clusterID), this node to \(own.clusterID)"
         }
-        return peers[hello.node] == nil ? "node \(hello.node) is not among the voters of this node" : nil
+        if hello.node == own.node { return "it has this node's id; give each node an id of its own" }
+        return peers[hello.node] == nil && hello.listen == nil
+            ? "node \(hello.node) is not among the voters of this node, and does not say where it listens" : nil
+    }
+
+    fileprivate func greeted(_ hello: QuorumHello, on channel: any Channel) {
+        // A connection whose end was not noticed yet says nothing any more.
+        for (former, known) in greetings where known.node == hello.node { greetings[former] = nil }
+        greetings[ObjectIdentifier(channel)] = hello
+        if let listen = hello.listen { learn(hello.node, listen) }
     }
 
     fileprivate func refused(_ hello: QuorumHello, _ problem: String) {
@@ -265,6 +334,7 @@ private final class QuorumConnection: ChannelInboundHandler {
                 return false
             }
             node = hello.node
+            transport.greeted(hello, on: context.channel)
             return true
         }
         transport.received(frame, on: context.channel, from: node, outgoing: outgoing)

@@ -259,7 +259,17 @@ final class ReplicaManager: ReplicaApplying {
         }
         if known == nil, isOffline(key, topic, new, isNew: isNew) { return }
         guard new.replicas.contains(node) else {
-            if let known { drop(key, known) }
+            if let known {
+                drop(key, known, topic.partitions.count)
+            } else if let log = logs.partition(TopicPartition(topic: topic.name, partition: PartitionID(index))),
+                log.topicID == topic.id
+            {
+                logger.info(
+                    "a replica that was moved away is removed",
+                    metadata: ["partition": "\(log.topicPartition)"]
+                )
+                try logs.deletePartition(log.topicPartition)
+            }
             return
         }
         var replica: Replica
@@ -291,16 +301,20 @@ final class ReplicaManager: ReplicaApplying {
             for key in gone.keys { state.replicas[key] = nil }
             return gone
         }
-        for (key, replica) in gone { drop(key, replica) }
+        for (key, replica) in gone { drop(key, replica, nil) }
         _ = registry.remove(id: topicID)
     }
 
-    /// The node holds this replica no longer.
-    private func drop(_ key: ReplicaFetcher.Key, _ replica: Replica) {
+    /// The node holds this replica no longer; the topic goes on with `count` partitions elsewhere, or (nil) is gone.
+    private func drop(_ key: ReplicaFetcher.Key, _ replica: Replica, _ partitions: Int?) {
         state.withLock { _ = $0.differing.remove(key) }
         stopFollowing(key, replica)
+        count(replica)
         registry.remove(key.topicID, key.index)
         state.withLock { $0.replicas[key] = nil }
+        if let partitions, case .leader = replica.role {
+            onLeadership.withLock { $0 }?(replica.topic, key.index, partitions, false)
+        }
         do throws(LogError) {
             try logs.deletePartition(replica.log.topicPartition)
         } catch {

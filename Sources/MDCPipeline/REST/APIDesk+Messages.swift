@@ -251,8 +251,14 @@ struct QueryParameters: Sendable {
     private var filters: [String] = []
 
     init(_ request: Request, known: [String]) throws(APIProblem) {
-        for (name, value) in request.uri.queryParameters {
-            let (name, value) = (String(name), String(value))
+        // Read from the text as it came: a form writes a space as "+" and a plus as "%2B", which are the same once decoded.
+        for pair in (request.uri.query ?? "").split(separator: "&") {
+            let parts = pair.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map { part in
+                part.replacing("+", with: " ").removingPercentEncoding
+            }
+            guard let first = parts.first, let name = first, let value = parts.count > 1 ? parts[1] : "" else {
+                throw .parameter(String(pair), "is not percent-encoded UTF-8")
+            }
             guard known.contains(name) else {
                 let offered = known.isEmpty ? "none here" : known.joined(separator: ", ")
                 throw .parameter(name, "is not a parameter; there are \(offered)")

@@ -90,7 +90,7 @@ struct AdminTests {
         }
     }
 
-    @Test("Leaders are the preferred ones; replicas cannot go elsewhere; nothing is ever on its way")
+    @Test("On a node of its own leaders are the preferred ones, and replicas have nowhere else to go")
     func replicas() async throws {
         try await BrokerFixture.with { fixture in
             let client = try fixture.connect()

@@ -36,7 +36,8 @@ struct ControllerStateTests {
         mutating func register(
             _ node: Int32,
             incarnation: UInt64 = 1,
-            directory: UInt64 = 1
+            directory: UInt64 = 1,
+            features: [String: ClosedRange<Int16>] = [:]
         ) throws(Refusal) -> Int64 {
             let broker = BrokerImage(
                 id: node,
@@ -45,7 +46,8 @@ struct ControllerStateTests {
                 directory: KafkaUUID(high: UInt64(node), low: directory),
                 host: "127.0.0.1",
                 port: 9000 + node,
-                rack: nil
+                rack: nil,
+                features: features
             )
             return try ask(.registerBroker(broker))
         }
@@ -383,6 +385,104 @@ struct ControllerStateTests {
         try script.ask(.reassign(topic: "t", partition: 0, replicas: [1, 2, 3]))
         #expect(script.state.image.topic("t")?.minInSync == 2)
         #expect(try script.partition(1).elr.isEmpty, "two of three do")
+    }
+
+    // MARK: Moves
+
+    @Test("A move adds its replicas, ends when they are in sync, and has the new first replica lead")
+    func moves() throws {
+        var script = try Script(nodes: 1...4)
+        try script.create()
+        script.refuses(.noReassignmentInProgress, .reassign(topic: "t", partition: 0, replicas: nil))
+        for bad: [Int32] in [[], [1, 1], [1, 9]] {
+            script.refuses(.invalidReplicaAssignment, .reassign(topic: "t", partition: 0, replicas: bad))
+        }
+        script.refuses(.unknownTopicOrPartition, .reassign(topic: "t", partition: 7, replicas: [1]))
+        try script.ask(.reassign(topic: "t", partition: 0, replicas: [4, 2, 3]))
+        var now = try script.partition()
+        #expect(now.replicas == [4, 2, 3, 1] && now.addingReplicas == [4] && now.removingReplicas == [1])
+        #expect(now.isr.sorted() == [1, 2, 3] && now.leader == 1 && now.isMoving)
+
+        try script.ask(.alterPartition(try script.alteration([1, 2, 3, 4])))
+        now = try script.partition()
+        #expect(now.replicas == [4, 2, 3] && now.isr == [4, 2, 3] && !now.isMoving)
+        #expect(now.leader == 4 && now.leaderEpoch == 1)
+        // Asked for where it is already, nothing changes.
+        let version = script.state.image.version
+        try script.ask(.reassign(topic: "t", partition: 0, replicas: [4, 2, 3]))
+        #expect(script.state.image.version == version)
+    }
+
+    @Test("A move that is taken back, or replaced by another, leaves no replica behind")
+    func cancelledMoves() throws {
+        var script = try Script(nodes: 1...5)
+        try script.create()
+        try script.ask(.reassign(topic: "t", partition: 0, replicas: [4, 5]))
+        try script.ask(.alterPartition(try script.alteration([1, 2, 3, 4])))
+        #expect(try script.partition().isMoving, "node 5 is not in sync yet")
+        try script.ask(.reassign(topic: "t", partition: 0, replicas: [1, 5]))
+        var now = try script.partition()
+        #expect(now.replicas == [1, 5, 2, 3] && now.addingReplicas == [5] && now.removingReplicas == [2, 3])
+        #expect(now.isr == [1, 2, 3])
+        try script.ask(.reassign(topic: "t", partition: 0, replicas: nil))
+        now = try script.partition()
+        #expect(now.replicas.sorted() == [1, 2, 3] && now.isr.sorted() == [1, 2, 3] && !now.isMoving)
+        #expect(now.leader == 1 && now.leaderEpoch == 0)
+    }
+
+    @Test("Preferred leaders are elected where they are in sync; others only where nobody leads, and by an operator")
+    func elections() throws {
+        var script = try Script()
+        try script.create()
+        script.refuses(.electionNotNeeded, .electLeader(topic: "t", partition: 0, isUnclean: false))
+        script.refuses(.electionNotNeeded, .electLeader(topic: "t", partition: 0, isUnclean: true))
+        _ = script.state.isGone(1)
+        script.refuses(.preferredLeaderNotAvailable, .electLeader(topic: "t", partition: 0, isUnclean: false))
+        try script.start(1, incarnation: 2)
+        script.refuses(.preferredLeaderNotAvailable, .electLeader(topic: "t", partition: 0, isUnclean: false))
+        try script.ask(.alterPartition(try script.alteration([1, 2, 3])))
+        let before = try script.partition().leaderEpoch
+        try script.ask(.electLeader(topic: "t", partition: 0, isUnclean: false))
+        #expect(try script.partition().leader == 1 && script.partition().leaderEpoch == before + 1)
+    }
+
+    // MARK: Features
+
+    @Test("Levels go up where every node has them, and down only when asked to; all or none")
+    func features() throws {
+        func wish(_ name: String, _ level: Int16, _ direction: FeatureUpdate.Direction) -> ControllerChange {
+            .updateFeatures([FeatureUpdate(name: name, level: level, direction: direction)])
+        }
+        var script = try Script(nodes: 1...2)
+        let name = Features.transactionVersion
+        #expect(script.state.image.level(of: name) == 2 && script.state.image.featuresEpoch == 0)
+        script.refuses(.invalidUpdateVersion, wish(name, 1, .upgrade))
+        script.refuses(.invalidUpdateVersion, wish(name, 3, .upgrade))
+        script.refuses(.invalidUpdateVersion, wish("other.version", 1, .upgrade))
+        script.refuses(.invalidUpdateVersion, wish(Features.metadataVersion, 0, .unsafeDowngrade))
+        try script.ask(wish(name, 1, .safeDowngrade))
+        #expect(script.state.image.level(of: name) == 1 && script.state.image.featuresEpoch == 1)
+        script.refuses(.invalidUpdateVersion, wish(name, 2, .safeDowngrade))
+
+        // An older node, which does not have level 2, may join now; as long as it is there, the level stays.
+        let levels = Features.base.merging([name: 0...1]) { $1 }
+        _ = try script.register(3, features: levels)
+        script.refuses(.invalidUpdateVersion, wish(name, 2, .upgrade))
+        script.refuses(
+            .invalidUpdateVersion,
+            .updateFeatures([
+                FeatureUpdate(name: Features.shareVersion, level: 0, direction: .safeDowngrade),
+                FeatureUpdate(name: name, level: 2, direction: .upgrade),
+            ])
+        )
+        #expect(script.state.image.level(of: Features.shareVersion) == 1, "all or none")
+        try script.ask(.unregisterBroker(id: 3))
+        try script.ask(wish(name, 2, .upgrade))
+        #expect(script.state.image.level(of: name) == 2 && script.state.image.featuresEpoch == 2)
+        #expect(throws: Refusal.self) { try script.register(3, incarnation: 2, features: levels) }
+        // What is decided already is no decision.
+        try script.ask(wish(name, 2, .upgrade))
+        #expect(script.state.image.featuresEpoch == 2)
     }
 
     // MARK: Wishes that nobody has

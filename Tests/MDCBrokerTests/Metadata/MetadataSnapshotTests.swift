@@ -53,6 +53,8 @@ struct MetadataSnapshotTests {
             .configChanged(.group("g"), key: "share.auto.offset.reset", value: "earliest"),
             .quotaChanged(.init(user: .everyone), .producerByteRate, value: 12),
             .producerIDsReserved(next: 3000),
+            .featureLevel(name: "transaction.version", level: 1, epoch: 4),
+            .controllerEndpoint(node: 4, host: "h", port: 9),
         ]
         return records
     }
@@ -186,6 +188,44 @@ struct MetadataSnapshotTests {
         } catch {
             try logs.close()
             throw error
+        }
+    }
+
+    @Test("The folder of a release without a quorum is taken over: its records become the first snapshot")
+    func takenOver() throws {
+        let fixture = BrokerFixture()
+        let folder = fixture.directory + "/data"
+        try POSIXFileSystem().makeDirectory(folder)
+        let records = Self.image(topics: 30, seed: 9)
+        var expected = MetadataImage()
+        let logs = try LogManager.open(
+            configuration: LogConfiguration(directories: [folder]),
+            fileSystem: POSIXFileSystem(),
+            logger: Self.quiet
+        )
+        let log = try logs.createPartition(
+            MetadataStore.topicPartition,
+            topicID: MetadataStore.topicID,
+            settings: LogSettings()
+        )
+        // As that release wrote them: a record is a change, with no entry of a quorum around it.
+        for record in records {
+            var builder = RecordBatchBuilder()
+            builder.append(key: nil, value: try record.encoded(), headers: [], timestamp: 1)
+            var bytes = ByteBuffer()
+            bytes.writeImmutableBuffer(try builder.build())
+            _ = try log.append(bytes, as: .coordinator, leaderEpoch: LeaderEpoch(0), now: 1)
+            expected.apply(record)
+        }
+        try logs.close()
+        for start in 0..<3 {
+            let node = try Self.open(folder, POSIXFileSystem())
+            #expect(Self.facts(node.store.image) == Self.facts(expected), "start \(start)")
+            #expect(node.store.snapshotEnd == Int64(records.count))
+            let change = MetadataRecord.producerIDsReserved(next: Int64(10_000 + start))
+            try node.store.commit([change], now: 1)
+            expected.apply(change)
+            try node.logs.close()
         }
     }
 

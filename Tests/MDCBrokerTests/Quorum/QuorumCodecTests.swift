@@ -74,6 +74,23 @@ struct QuorumCodecTests {
                     rack: "r"
                 )
             ),
+            .registerBroker(
+                BrokerImage(
+                    id: 1,
+                    epoch: 2,
+                    incarnation: KafkaUUID(high: 1, low: 1),
+                    directory: KafkaUUID(high: 2, low: 2),
+                    host: "h",
+                    port: 3,
+                    features: ["a.version": 1...3]
+                )
+            ),
+            .updateFeatures([
+                FeatureUpdate(name: "a.version", level: 2, direction: .safeDowngrade),
+                FeatureUpdate(name: "b.version", level: 3, direction: .upgrade),
+            ]),
+            .addVoter(QuorumMember(node: 4, directory: KafkaUUID(high: 1, low: 1))),
+            .removeVoter(QuorumMember(node: 4, directory: .zero)),
             .heartbeat(id: 1, epoch: 2, isReady: true, isLeaving: false), .unregisterBroker(id: 3),
             .alterPartition(
                 PartitionAlteration(
@@ -92,6 +109,32 @@ struct QuorumCodecTests {
         ]
         var frames: [QuorumFrame] = [
             .hello(QuorumHello(node: 1, directory: KafkaUUID(high: 1, low: 2), clusterID: "c")),
+            .hello(
+                QuorumHello(
+                    node: 4,
+                    directory: KafkaUUID(high: 1, low: 2),
+                    clusterID: "",
+                    listen: ControllerEndpoint(host: "h", port: 9)
+                )
+            ),
+            .describe(id: 8), .description(id: 8, nil),
+            .description(
+                id: 8,
+                QuorumDescription(
+                    leader: 1,
+                    epoch: 2,
+                    highWatermark: 3,
+                    replicas: [
+                        .init(
+                            member: QuorumMember(node: 1, directory: KafkaUUID(high: 1, low: 1)),
+                            isVoter: true,
+                            logEnd: 3,
+                            lastHeard: 4,
+                            lastCaughtUp: -1
+                        )
+                    ]
+                )
+            ),
             .answer(id: 3, .done(index: 4, value: 5)),
             .answer(id: 3, .refused(Refusal(code: .notController, message: "no"))),
         ]
