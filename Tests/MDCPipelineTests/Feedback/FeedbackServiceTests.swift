@@ -77,6 +77,8 @@ extension Receiver.Post {
 
 @Suite("feedback to clients", .serialized)
 struct FeedbackServiceTests {
+    struct Crash: Error {}
+
     private static let policy = WebhookPolicy(
         backoffMilliseconds: Array(repeating: 200, count: 50),
         failuresBeforeRest: 1_000
@@ -182,6 +184,64 @@ struct FeedbackServiceTests {
             let deliveries = try records.map { try FeedbackDelivery(json: try #require($0.value)) }
             #expect(Set(deliveries.map(\.report.data.tenant)) == ["shop"])
             #expect(deliveries.contains { $0.attempt > 1 })
+        }
+    }
+
+    @Test("a crash between post and commit posts again, with the same webhook-id", .timeLimit(.minutes(5)))
+    func crash() async throws {
+        try await with { setup in
+            let webhook = try Webhook(
+                tenant: "shop",
+                url: setup.receiver.url,
+                events: Webhook.finalTypes,
+                now: SystemTime.now()
+            )
+            try await setup.registry.put(webhook, action: "webhook create")
+            try await setup.serving(beforeCommit: { throw Crash() }) { run in
+                _ = try await setup.submit("shop")
+                await #expect(throws: Crash.self) { try await run.value }
+            }
+            #expect(setup.receiver.posts.count == 1)
+            try await setup.serving { _ in
+                try await setup.eventually("the report comes again") { setup.receiver.posts.count >= 2 }
+            }
+            let posts = setup.receiver.posts
+            #expect(Set(posts.map(\.id)).count == 1 && Set(posts.map(\.body)).count == 1)
+        }
+    }
+
+    @Test("who is gone is posted to no more, until it is enabled again", .timeLimit(.minutes(5)))
+    func gone() async throws {
+        try await with { setup in
+            let webhook = try Webhook(
+                tenant: "shop",
+                url: setup.receiver.url,
+                events: Webhook.finalTypes,
+                now: SystemTime.now()
+            )
+            try await setup.registry.put(webhook, action: "webhook create")
+            #expect(try await setup.registry.test(webhook) == nil)
+            setup.receiver.answer([.internalServerError, .gone])
+            #expect(try await setup.registry.test(webhook) == "it answered 500")
+            try await setup.serving { _ in
+                _ = try await setup.submit("shop")
+                try await setup.eventually("the webhook is disabled") {
+                    try await setup.registry.webhooks().first?.health.disabledAt != nil
+                }
+                try await setup.eventually("the report is given up") {
+                    try await setup.bench.readAll(Topics.deadLetter).contains {
+                        $0.header("reason")?.contains("410") == true
+                    }
+                }
+                try await setup.registry.clearHealth(of: webhook, action: "webhook enable")
+                let before = setup.receiver.posts.count
+                // The service hears of it a moment later; messages that end before that are not reported.
+                try await setup.eventually("it is posted to again") {
+                    _ = try await setup.submit("shop")
+                    try await Task.sleep(for: .milliseconds(500))
+                    return setup.receiver.posts.count > before
+                }
+            }
         }
     }
 }
