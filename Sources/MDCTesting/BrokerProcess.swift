@@ -25,8 +25,8 @@ public final class BrokerProcess: Sendable {
 
     private struct State {
         var process: Process?
-        var log = ""
-        var isReady = false
+        /// Where the output of the running process begins in the log file.
+        var logStart: UInt64 = 0
     }
 
     /// Port of the Kafka protocol.
@@ -40,8 +40,8 @@ public final class BrokerProcess: Sendable {
 
     /// Chooses ports and a folder; starts nothing. `settings`: `key=value` for `--set`.
     public init(settings: [String] = []) throws {
-        port = try Self.freePort()
-        httpPort = try Self.freePort()
+        port = try LoopbackPort.free()
+        httpPort = try LoopbackPort.free()
         let folder = FileManager.default.temporaryDirectory.appendingPathComponent("mdc-test-\(UUID().uuidString)")
         try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
         dataFolder = folder.path
@@ -58,8 +58,19 @@ public final class BrokerProcess: Sendable {
     /// For `bootstrapServers`.
     public var address: String { "127.0.0.1:\(port)" }
 
-    /// The end of what the broker printed.
-    public var log: String { state.withLock { String($0.log.suffix(8000)) } }
+    /// The end of what the broker printed since its last start.
+    public var log: String { String(printed().suffix(8000)) }
+
+    /// What the process prints goes to a file that is read when it is asked for: a pipe would need somebody to read it
+    /// all the time, and whoever closes it to know of the reader.
+    private var logFile: String { dataFolder + ".log" }
+
+    private func printed() -> String {
+        guard let handle = FileHandle(forReadingAtPath: logFile) else { return "" }
+        defer { try? handle.close() }
+        try? handle.seek(toOffset: state.withLock { $0.logStart })
+        return (try? handle.readToEnd()).map { String(decoding: $0, as: UTF8.self) } ?? ""
+    }
 
     /// The path of the binary; nil where it was not built.
     public static var binary: String? {
@@ -93,21 +104,24 @@ public final class BrokerProcess: Sendable {
             [
                 "run", "--data", dataFolder, "--listen", address, "--http", "127.0.0.1:\(httpPort)",
             ] + settings.flatMap { ["--set", $0] }
-        let output = Pipe()
+        if !FileManager.default.fileExists(atPath: logFile) {
+            _ = FileManager.default.createFile(atPath: logFile, contents: nil)
+        }
+        guard let output = FileHandle(forWritingAtPath: logFile) else {
+            throw Failure(description: "cannot write \(logFile)")
+        }
+        defer { try? output.close() }
+        let logStart = try output.seekToEnd()
+        process.standardInput = FileHandle.nullDevice
         process.standardOutput = output
         process.standardError = output
-        output.fileHandleForReading.readabilityHandler = { [weak self] handle in
-            let data = handle.availableData
-            if data.isEmpty { return handle.readabilityHandler = nil }
-            self?.take(String(decoding: data, as: UTF8.self))
-        }
         state.withLock { state in
-            state.isReady = false
+            state.logStart = logStart
             state.process = process
         }
         try process.run()
         let deadline = ContinuousClock.now + timeout
-        while !state.withLock({ $0.isReady }) {
+        while !printed().split(separator: "\n").contains(where: { $0.hasPrefix("ready") }) {
             guard process.isRunning else {
                 try await Task.sleep(for: .milliseconds(100))
                 throw Failure(description: "the broker ended with \(process.terminationStatus):\n\(log)")
@@ -117,17 +131,6 @@ public final class BrokerProcess: Sendable {
                 throw Failure(description: "the broker was not ready within \(timeout):\n\(log)")
             }
             try await Task.sleep(for: .milliseconds(10))
-        }
-    }
-
-    private func take(_ text: String) {
-        state.withLock { state in
-            state.log += text
-            if state.log.utf8.count > 1 << 20 { state.log = String(state.log.suffix(1 << 16)) }
-            if !state.isReady, state.log.split(separator: "\n").contains(where: { $0.hasPrefix("ready") }) {
-                state.isReady = true
-                state.log = ""
-            }
         }
     }
 
@@ -151,39 +154,9 @@ public final class BrokerProcess: Sendable {
     public func discard() {
         kill()
         try? FileManager.default.removeItem(atPath: dataFolder)
-    }
-
-    /// A port that nobody listens on, below those that systems give to outgoing connections: one of these could take the
-    /// place of a broker that is killed and started again.
-    private static func freePort() throws -> Int {
-        for _ in 0..<1_000 {
-            let port = Int.random(in: 15_000..<32_000)
-            if isFree(port) { return port }
-        }
-        throw Failure(description: "no free port between 15000 and 32000")
-    }
-
-    private static func isFree(_ port: Int) -> Bool {
-        #if canImport(Darwin)
-            let stream = SOCK_STREAM
-        #else
-            let stream = Int32(SOCK_STREAM.rawValue)
-        #endif
-        let socket = openSocket(AF_INET, stream)
-        guard socket >= 0 else { return false }
-        defer { close(socket) }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_port = UInt16(port).bigEndian
-        address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
-        return withUnsafeMutablePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { generic in
-                bind(socket, generic, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
-            }
-        }
+        try? FileManager.default.removeItem(atPath: logFile)
     }
 }
 
-// The methods of the type hide the functions of the C library.
-private func openSocket(_ domain: Int32, _ type: Int32) -> Int32 { socket(domain, type, 0) }
+// The method of the type hides the function of the C library.
 private func sendSignal(_ process: Int32, _ signal: Int32) -> Int32 { kill(process, signal) }

@@ -9,13 +9,21 @@ import Testing
     static let swept: [PlantedBug: LogSweep.Operation] = [
         .swapIsNotSynced: .compaction, .removalBeforeCheckpoint: .deletion,
     ]
+    /// Sequences that are swept, each until the first that shows the bug.
+    static let sweptSeeds: ClosedRange<UInt64> = 3...6
 
     @Test(arguments: swept.keys.sorted { $0.rawValue < $1.rawValue }) func isFoundBySweep(bug: PlantedBug) throws {
         let operation = try #require(Self.swept[bug])
-        // `LogSimulationTests.everyCall` sweeps the same sequence without a bug.
-        #expect(throws: SimulationFailure.self) {
-            try LogSweep(seed: 2, operation: operation, outcomes: 2, bug: bug).run()
+        var found: UInt64?
+        for seed in Self.sweptSeeds where found == nil {
+            do throws(SimulationFailure) {
+                _ = try LogSweep(seed: seed, operation: operation, outcomes: 2, bug: bug).run()
+            } catch {
+                found = seed
+            }
         }
+        let seed = try #require(found, "no sequence shows \(bug)")
+        _ = try LogSweep(seed: seed, operation: operation, outcomes: 2).run()
     }
 
     @Test(arguments: PlantedBug.allCases.filter { swept[$0] == nil }) func isFound(bug: PlantedBug) throws {

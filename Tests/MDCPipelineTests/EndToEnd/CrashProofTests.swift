@@ -51,7 +51,7 @@ struct CrashProofTests {
         let rounds = max(2, min(12, count / 300))
         try await Bench.with { bench, broker in
             let broker = try #require(broker)
-            let port = try Self.freePort()
+            let port = try LoopbackPort.free()
             let suite = try await Self.suite(bench, port: port, seed: seed)
             var random = SeededGenerator(seed: seed)
             let world = World(
@@ -358,13 +358,6 @@ struct CrashProofTests {
             default: (.push, token + "\(number)")
             }
         return MessageDraft(channel: channel, lane: lane, to: to, content: content, idempotencyKey: "crash-\(number)")
-    }
-
-    private static func freePort() throws -> Int {
-        let channel = try ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
-            .bind(host: "127.0.0.1", port: 0).wait()
-        defer { try? channel.close().wait() }
-        return try #require(channel.localAddress?.port)
     }
 }
 

@@ -2,6 +2,7 @@
 
 import Foundation
 import MDCModel
+import MDCTesting
 import NIOCore
 import NIOPosix
 import Testing
@@ -169,7 +170,7 @@ private final class Moto {
 
     static func start() async throws -> Moto {
         let folder = try RealServers.folder("moto")
-        let port = try await RealServers.freePort()
+        let port = try LoopbackPort.free()
         let python = try RealServers.program(RealServers.python.path)
         let process = try RealServers.start(
             python,

@@ -2,6 +2,7 @@
 
 import Foundation
 import MDCModel
+import MDCTesting
 import NIOCore
 import NIOPosix
 import Testing
@@ -129,8 +130,8 @@ private final class Kannel {
     static func start() async throws -> Kannel {
         let folder = try RealServers.folder("kannel")
         let (admin, box, centre, sendsms) = (
-            try await RealServers.freePort(), try await RealServers.freePort(), try await RealServers.freePort(),
-            try await RealServers.freePort()
+            try LoopbackPort.free(), try LoopbackPort.free(), try LoopbackPort.free(),
+            try LoopbackPort.free()
         )
         let configuration = folder.path + "/kannel.conf"
         try """

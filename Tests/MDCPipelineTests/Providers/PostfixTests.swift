@@ -2,6 +2,7 @@
 
 import Foundation
 import MDCModel
+import MDCTesting
 import NIOCore
 import NIOPosix
 import Testing
@@ -148,8 +149,8 @@ private final class Postfix {
         try await RealServers.run(URL(filePath: "/bin/chmod"), ["777", folder.appending(path: "mails").path])
         let (certificate, key) = try await RealServers.certificate(in: folder)
         let ports = (
-            smtp: try await RealServers.freePort(), tls: try await RealServers.freePort(),
-            good: try await RealServers.freePort(), bad: try await RealServers.freePort()
+            smtp: try LoopbackPort.free(), tls: try LoopbackPort.free(),
+            good: try LoopbackPort.free(), bad: try LoopbackPort.free()
         )
         let sink = try RealServers.program("/usr/sbin/smtp-sink")
         let sinks = [

@@ -38,15 +38,6 @@ enum RealServers {
         return folder
     }
 
-    static func freePort() async throws -> Int {
-        let channel = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
-            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
-            .bind(host: "127.0.0.1", port: 0).get()
-        let port = channel.localAddress?.port ?? 0
-        try await channel.close()
-        return port
-    }
-
     /// Waits until something listens on the port.
     static func waitForPort(_ port: Int, seconds: Int = 60) async throws {
         for _ in 0..<(seconds * 20) {

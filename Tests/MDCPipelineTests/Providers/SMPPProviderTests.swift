@@ -2,6 +2,7 @@
 
 import Foundation
 import MDCModel
+import MDCTesting
 import NIOCore
 import NIOPosix
 import Testing
@@ -213,7 +214,7 @@ private final class SMSC {
 
     static func start(port: Int? = nil) async throws -> SMSC {
         let folder = try RealServers.folder("smsc")
-        let chosen = if let port { port } else { try await RealServers.freePort() }
+        let chosen = if let port { port } else { try LoopbackPort.free() }
         let process = try RealServers.start(
             try RealServers.program(RealServers.python.path),
             [RealServers.script("smsc.py"), String(chosen), folder.path + "/submits"],

@@ -2,6 +2,7 @@
 
 import Foundation
 import MDCModel
+import MDCTesting
 import NIOCore
 import NIOPosix
 import Testing
@@ -28,8 +29,8 @@ private let idleSender = CallbackSender(group: MultiThreadedEventLoopGroup.singl
         )
     }
 
-    private func simulator(_ extensions: [String]? = nil) async throws -> SMTPSimulator {
-        var configuration = SMTPSimulator.Configuration(keptMails: 10)
+    private func simulator(_ extensions: [String]? = nil, port: Int = 0) async throws -> SMTPSimulator {
+        var configuration = SMTPSimulator.Configuration(port: port, keptMails: 10)
         if let extensions { configuration.extensions = extensions }
         return try await SMTPSimulator.start(
             configuration,
@@ -96,17 +97,12 @@ private let idleSender = CallbackSender(group: MultiThreadedEventLoopGroup.singl
     }
 
     @Test func aConnectionClosedWhileIdleCostsNothing() async throws {
-        let first = try await simulator()
-        let port = first.port
+        let port = try LoopbackPort.free()
+        let first = try await simulator(port: port)
         let provider = SMTPProvider(.init(host: "127.0.0.1", port: port), group: group)
         _ = await provider.send(message(), attempt: 1)
         await first.shutdown()
-        let second = try await SMTPSimulator.start(
-            .init(port: port),
-            group: group,
-            sender: idleSender,
-            logger: quietLogger()
-        )
+        let second = try await simulator(port: port)
         let outcome = await provider.send(message(), attempt: 2)
         guard case .accepted = outcome else { return #expect(Bool(false), "\(outcome)") }
         await provider.shutdown()

@@ -2,6 +2,7 @@
 
 import Foundation
 import MDCModel
+import MDCTesting
 import NIOCore
 import NIOPosix
 import Testing
@@ -87,7 +88,7 @@ private final class SMTPSink {
         try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
         // As root it changes to the user given.
         try FileManager.default.setAttributes([.posixPermissions: 0o777], ofItemAtPath: folder.path)
-        let port = try await freePort()
+        let port = try LoopbackPort.free()
         let process = Process()
         process.executableURL = URL(fileURLWithPath: path)
         let user = getuid() == 0 ? ["-u", "nobody"] : []
@@ -106,15 +107,6 @@ private final class SMTPSink {
         }
         sink.stop()
         throw CocoaError(.fileReadUnknown)
-    }
-
-    private static func freePort() async throws -> Int {
-        let channel = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
-            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
-            .bind(host: "127.0.0.1", port: 0).get()
-        let port = channel.localAddress?.port ?? 0
-        try await channel.close()
-        return port
     }
 
     func mails() throws -> [String] {
