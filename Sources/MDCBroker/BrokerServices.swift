@@ -142,8 +142,17 @@ final class BrokerServices: Sendable {
         image.brokers.values.filter { !$0.isFenced }.sorted { $0.id < $1.id }
     }
 
-    /// The active controller, as far as this node knows; -1 where there is none now. Any node takes its requests.
+    /// The active controller, as far as this node knows; -1 where there is none now.
     var controllerID: Int32 { controller.quorum.status.leader }
+
+    /// Whom a client should send what is for the controller: any node passes it on, so this one, for the client has just
+    /// reached it. Named by its name, a controller that has died would be asked for until the client's metadata is old:
+    /// clients look for another controller when a connection breaks, but not again after that.
+    func controllerForClients(_ brokers: [BrokerImage]) -> Int32 {
+        let started = live.started
+        let own = brokers.first { $0.id == started.nodeID }
+        return own?.id ?? brokers.first { $0.id == controllerID }?.id ?? brokers.first?.id ?? -1
+    }
 
     /// Loads what the coordinators here keep; when the node's partitions are in service.
     func startCoordinators() {

@@ -197,6 +197,40 @@ private final class Acknowledged: Sendable {
         #expect(try folder.names().contains(".mdc-ballast"))
     }
 
+    /// The file of leader epochs is the one that a round writes anew: without room for it the round waits, and with room it
+    /// is made up for.
+    @Test func epochsThatDoNotFitWaitForRoom() throws {
+        let folder = TemporaryFolder()
+        let disk = FaultyFileSystem()
+        let manager = try open(folder, disk)
+        let log = try manager.createPartition(TestNode.partition, topicID: .zero, settings: LogSettings())
+        log.beginEpoch(LeaderEpoch(3))
+        try log.append(try BatchMaker.idempotent(1, sequence: 0).batch(["a"]))
+        let answers = Mutex<[Bool]>([])
+        log.whenDurable(upTo: 1) { result in answers.withLock { $0.append((try? result.get()) != nil) } }
+        disk.faults.withLock {
+            $0.writeError = .noSpace
+            $0.suffix = "leader-epoch-checkpoint.tmp"
+            $0.availableBytes = 10
+        }
+        manager.runSyncRound()
+        #expect(log.syncedEndOffset == 0)
+        #expect(code(log, try BatchMaker.idempotent(1, sequence: 1).batch(["b"])) == .noSpace)
+        manager.runMaintenance()
+        #expect(!manager.runSyncRound())
+        #expect(answers.withLock { $0 } == [])
+        disk.faults.withLock {
+            $0.writeError = nil
+            $0.availableBytes = 1 << 30
+        }
+        manager.runMaintenance()
+        #expect(manager.runSyncRound())
+        #expect(log.syncedEndOffset == 1)
+        #expect(answers.withLock { $0 } == [true])
+        #expect(code(log, try BatchMaker.idempotent(1, sequence: 1).batch(["b"])) == nil)
+        #expect(log.endOffset(for: LeaderEpoch(3)) == (LeaderEpoch(3), 2))
+    }
+
     @Test func aBrokenFolderIsReadOnly() throws {
         for kind in [FileSystemError.Kind.inputOutput, .readOnly] {
             let folder = TemporaryFolder()

@@ -42,12 +42,11 @@ struct MetadataHandler: Sendable {
         refusals: [String: ErrorCode]
     ) {
         let image = services.metadata.image
+        let live = services.liveBrokers(image)
         var response = MetadataResponse(
-            brokers: services.liveBrokers(image).map {
-                .init(nodeId: $0.id, host: $0.host, port: $0.port, rack: $0.rack)
-            },
+            brokers: live.map { .init(nodeId: $0.id, host: $0.host, port: $0.port, rack: $0.rack) },
             clusterId: image.clusterID,
-            controllerId: services.controllerID
+            controllerId: services.controllerForClients(live)
         )
         if let wanted {
             response.topics = wanted.map { entry in find(entry, image, refusals, context.version) }

@@ -174,7 +174,7 @@ struct UpdateFeaturesHandler: Sendable {
     }
 }
 
-/// AddRaftVoter and RemoveRaftVoter, version 0 (KIP-853).
+/// AddRaftVoter, versions 0 and 1, and RemoveRaftVoter, version 0 (KIP-853, KIP-1186). Both are answered once committed.
 struct VoterHandlers: Sendable {
     let services: BrokerServices
 

@@ -156,9 +156,11 @@ extension LogManager {
 }
 
 extension PartitionLog {
-    /// Asks for the sync that `DurabilityPolicy.interval` promises.
+    /// Asks for the sync that `DurabilityPolicy.interval` promises, and for the one that a full disk has kept from its end.
     func syncIfDue(now: Timestamp) {
+        let hasRoom = directory.refusal == nil
         let isDue = published.withLock { state -> Bool in
+            if state.epochsAreLate { return hasRoom }
             guard case .interval(let milliseconds) = state.settings.durability, state.synced < state.end,
                 now - state.lastSyncRequest >= milliseconds || state.lastSyncRequest > now
             else { return false }

@@ -142,6 +142,12 @@ extension PartitionLog {
                 }
                 return (state.segments, state.end, state.offline)
             }
+            if published.withLock({ $0.epochsAreLate }) {
+                throw LogError(
+                    .noSpace,
+                    "\(topicPartition) was closed while its disk was full; the next start looks through its end"
+                )
+            }
             if offline == nil {
                 let active = segments[segments.count - 1]
                 try trim(active)

@@ -45,6 +45,7 @@ extension PartitionLog {
             if state.epochsChanged {
                 step(.replaceFile(path: "\(path)/\(FileName.leaderEpochs)", bytes: state.epochs.encode()))
                 state.epochsChanged = false
+                state.epochsAreLate = false
             }
             if state.directoryChanged {
                 step(.directory)
@@ -62,7 +63,9 @@ extension PartitionLog {
         for (segment, size, trims) in sync.segments { segment.didSync(size: size, trims: trims) }
         let (advanced, ready) = published.withLock { state -> (Bool, [DurabilityWaiter]) in
             // A truncation during the round has set the synced end itself; what was appended since is queued anew.
-            guard sync.generation == state.generation else { return (false, state.takeReadyWaiters()) }
+            guard sync.generation == state.generation, !state.epochsAreLate else {
+                return (false, state.takeReadyWaiters())
+            }
             let advanced = sync.end > state.synced
             state.synced = max(state.synced, sync.end)
             // Without a broker that tells the high watermark, nobody else shortens the list.
@@ -71,6 +74,15 @@ extension PartitionLog {
         }
         for waiter in ready { finished.append((waiter, .success(()))) }
         return advanced
+    }
+
+    /// The epochs did not get onto a full disk. They are written by the first round after there is room again, which
+    /// ``syncIfDue(now:)`` asks for; until then nobody is told that anything new is durable.
+    func epochsCameLate() {
+        published.withLock { state in
+            state.epochsChanged = true
+            state.epochsAreLate = true
+        }
     }
 
     /// Whether the log was deleted or closed.

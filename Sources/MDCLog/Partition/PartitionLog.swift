@@ -35,6 +35,8 @@ public final class PartitionLog: Sendable {
         var highWatermark: Offset?
         var epochs = LeaderEpochs()
         var epochsChanged = false
+        /// A full disk has kept a round from writing the epochs: nothing more is durable before they are.
+        var epochsAreLate = false
         var directoryChanged = false
         /// First offset of the earliest open transaction.
         var firstOpenOffset: Offset?

@@ -217,7 +217,17 @@ struct SyncStep: Sendable {
             switch kind {
             case .file(let file): try file.sync()
             case .replaceFile(let path, let bytes):
-                try fileSystem.replaceFile(path, in: directory, with: bytes)
+                do throws(FileSystemError) {
+                    try fileSystem.replaceFile(path, in: directory, with: bytes)
+                } catch  where error.isRefusedWrite {
+                    // Gives up the ballast: most often there is room then.
+                    log.directory.writeFailed(error)
+                    do throws(FileSystemError) {
+                        try fileSystem.replaceFile(path, in: directory, with: bytes)
+                    } catch  where error.isRefusedWrite {
+                        log.epochsCameLate()
+                    }
+                }
             case .directory: try fileSystem.syncDirectory(directory)
             }
             return nil
@@ -231,4 +241,10 @@ struct SyncStep: Sendable {
             )
         }
     }
+}
+
+extension FileSystemError {
+    /// The disk had no room for what was to be written, and all that was written before is as it was: unlike a sync that
+    /// fails for want of room, it may be tried again.
+    fileprivate var isRefusedWrite: Bool { kind == .noSpace && !call.contains("sync") }
 }

@@ -4,7 +4,7 @@
 
 public import MDCModel
 
-/// The request of AddRaftVoter (API 80), version 0.
+/// The request of AddRaftVoter (API 80), versions 0–1.
 ///
 /// Adds a voter to the metadata quorum.
 public struct AddRaftVoterRequest: RequestMessage {
@@ -13,7 +13,7 @@ public struct AddRaftVoterRequest: RequestMessage {
     /// The number of the API: 80.
     public static let apiKey: APIKey = .addRaftVoter
     /// The versions whose layout we know.
-    public static let validVersions: ClosedRange<Int16> = 0...0
+    public static let validVersions: ClosedRange<Int16> = 0...1
     /// The first version in the flexible encoding.
     public static let flexibleFrom: Int16 = 0
 
@@ -27,6 +27,8 @@ public struct AddRaftVoterRequest: RequestMessage {
     public var voterDirectoryId: KafkaUUID
     /// `[Listener]`.
     public var listeners: [Listener]
+    /// `bool`, from version 1.
+    public var ackWhenCommitted: Bool
     /// Tagged fields that this version of the software does not know.
     public var unknownTaggedFields: [UnknownTaggedField]
 
@@ -37,6 +39,7 @@ public struct AddRaftVoterRequest: RequestMessage {
         voterId: Int32 = 0,
         voterDirectoryId: KafkaUUID = KafkaUUID.zero,
         listeners: [Listener] = [],
+        ackWhenCommitted: Bool = true,
         unknownTaggedFields: [UnknownTaggedField] = []
     ) {
         self.clusterId = clusterId
@@ -44,6 +47,7 @@ public struct AddRaftVoterRequest: RequestMessage {
         self.voterId = voterId
         self.voterDirectoryId = voterDirectoryId
         self.listeners = listeners
+        self.ackWhenCommitted = ackWhenCommitted
         self.unknownTaggedFields = unknownTaggedFields
     }
 
@@ -56,6 +60,9 @@ public struct AddRaftVoterRequest: RequestMessage {
         self.voterId = try reader.integer("AddRaftVoterRequest.voterId")
         self.voterDirectoryId = try reader.uuid("AddRaftVoterRequest.voterDirectoryId")
         self.listeners = try reader.array("AddRaftVoterRequest.listeners", of: Listener.self, version: version, flexible: true, minimumSize: 5)
+        if version >= 1 {
+            self.ackWhenCommitted = try reader.bool("AddRaftVoterRequest.ackWhenCommitted")
+        }
         self.unknownTaggedFields = try reader.unknownTags("AddRaftVoterRequest.taggedFields")
     }
 
@@ -67,6 +74,11 @@ public struct AddRaftVoterRequest: RequestMessage {
         writer.integer(self.voterId)
         writer.uuid(self.voterDirectoryId)
         try writer.array("AddRaftVoterRequest.listeners", self.listeners, version: version, flexible: true)
+        if version >= 1 {
+            writer.bool(self.ackWhenCommitted)
+        } else if !self.ackWhenCommitted {
+            throw MessageWriter.unsupported("AddRaftVoterRequest.ackWhenCommitted", version: version)
+        }
         writer.unknownTags(self.unknownTaggedFields)
     }
 
@@ -113,12 +125,12 @@ public struct AddRaftVoterRequest: RequestMessage {
     }
 }
 
-/// The response of AddRaftVoter (API 80), version 0.
+/// The response of AddRaftVoter (API 80), versions 0–1.
 public struct AddRaftVoterResponse: ThrottledResponse {
     /// The number of the API: 80.
     public static let apiKey: APIKey = .addRaftVoter
     /// The versions whose layout we know.
-    public static let validVersions: ClosedRange<Int16> = 0...0
+    public static let validVersions: ClosedRange<Int16> = 0...1
     /// The first version in the flexible encoding.
     public static let flexibleFrom: Int16 = 0
 

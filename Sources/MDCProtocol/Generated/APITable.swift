@@ -163,7 +163,7 @@ extension APIKey {
     public static let shareFetch = APIKey(rawValue: 78)
     /// ShareAcknowledge: 0–2.
     public static let shareAcknowledge = APIKey(rawValue: 79)
-    /// AddRaftVoter: 0.
+    /// AddRaftVoter: 0–1.
     public static let addRaftVoter = APIKey(rawValue: 80)
     /// RemoveRaftVoter: 0.
     public static let removeRaftVoter = APIKey(rawValue: 81)
@@ -270,7 +270,7 @@ extension APIVersions {
         Entry(key: .shareGroupDescribe, name: "ShareGroupDescribe", known: 0...1, advertised: 1...1, served: 1...1, flexibleFrom: 0, scope: .broker),
         Entry(key: .shareFetch, name: "ShareFetch", known: 0...2, advertised: 1...2, served: 1...2, flexibleFrom: 0, scope: .broker),
         Entry(key: .shareAcknowledge, name: "ShareAcknowledge", known: 0...2, advertised: 1...2, served: 1...2, flexibleFrom: 0, scope: .broker),
-        Entry(key: .addRaftVoter, name: "AddRaftVoter", known: 0...0, advertised: 0...0, served: 0...0, flexibleFrom: 0, scope: .forwarded),
+        Entry(key: .addRaftVoter, name: "AddRaftVoter", known: 0...1, advertised: 0...1, served: 0...1, flexibleFrom: 0, scope: .forwarded),
         Entry(key: .removeRaftVoter, name: "RemoveRaftVoter", known: 0...0, advertised: 0...0, served: 0...0, flexibleFrom: 0, scope: .forwarded),
         Entry(key: .updateRaftVoter, name: "UpdateRaftVoter", known: 0...0, advertised: 0...0, served: 0...0, flexibleFrom: 0, scope: .controller),
         Entry(key: .initializeShareGroupState, name: "InitializeShareGroupState", known: 0...0, advertised: 0...0, served: 0...0, flexibleFrom: 0, scope: .broker),
