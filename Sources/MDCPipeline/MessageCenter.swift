@@ -80,6 +80,8 @@ public final class MessageCenter: Service, Sendable {
     public let messages: MessageClient
     /// The store, where this process has that role.
     public let store: MessageStore?
+    /// The templates of messages.
+    public let templates: TemplateBook
 
     private let configuration: MessageCenterConfiguration
     private let providers: [any Provider]
@@ -127,10 +129,17 @@ public final class MessageCenter: Service, Sendable {
             eventLoopGroup: eventLoopGroup,
             logger: logger
         )
+        templates = TemplateBook(
+            client: configuration.client,
+            producer: self.producer,
+            eventLoopGroup: eventLoopGroup,
+            logger: logger
+        )
         messages = MessageClient(
             producer: self.producer,
             validator: MessageValidator(configuration.validation),
             keys: keys,
+            templates: templates,
             lookup: lookup,
             logger: logger
         )
@@ -171,6 +180,7 @@ public final class MessageCenter: Service, Sendable {
         } catch {
             readiness.withLock { $0.failure = error }
             await keys.close()
+            await templates.close()
             try? await producer.close()
             for provider in providers { await provider.shutdown() }
             store?.close()
@@ -234,6 +244,7 @@ public final class MessageCenter: Service, Sendable {
             }
         }
         await keys.close()
+        await templates.close()
         try await producer.close()
         for provider in providers { await provider.shutdown() }
         store?.close()

@@ -16,6 +16,7 @@ struct MDCCommand: AsyncParsableCommand {
             ReportCommand.self,
             APIKeyCommand.self,
             WebhookCommand.self,
+            TemplateCommand.self,
             LaneCommand.self,
             ProviderCommand.self,
             SuppressionCommand.self,

@@ -179,6 +179,47 @@ class RestTest(unittest.TestCase):
                         .startswith("channel,messages,mean,p50"))
         self.assertIn("MESSAGES", self.up.mdc("report", "failures", "--data", self.up.data))
 
+    def test_templates(self):
+        draft = {"channel": "email", "variants": {
+            "en": {"subject": "Hello {{name}}", "text": "Dear {{name}}", "html": "<b>{{name}}</b>"}}}
+        path = "/v1/templates/greeting"
+        _, _, put = self.checked("PUT", "/v1/templates/{name}", path, body=draft)
+        self.assertEqual((put["version"], put["tenant"]), (1, "shop"))
+        _, headers, _ = self.checked("GET", "/v1/templates/{name}", path)
+        self.assertEqual(self.checked("GET", "/v1/templates/{name}", path, If_None_Match=headers["etag"])[0], 304)
+        self.assertEqual(self.checked("PUT", "/v1/templates/{name}", path, body={"channel": "x"})[0], 422)
+        self.assertIn("greeting", {one["name"] for one in self.checked("GET", "/v1/templates")[2]["templates"]})
+        message = {"channel": "email", "to": "a@example.com", "template": "greeting", "variables": {"name": "A & B"}}
+        status, _, receipt = self.checked("POST", "/v1/messages", body=message)
+        self.assertEqual((status, receipt["templateVersion"], receipt["locale"]), (202, 1, "en"))
+        one = "/v1/messages/" + receipt["id"]
+        eventually("the message is stored", lambda: self.call("GET", one, self.key)[0] == 200)
+        content = self.checked("GET", "/v1/messages/{id}", one)[2]["content"]
+        self.assertEqual((content["subject"], content["html"]), ("Hello A & B", "<b>A &amp; B</b>"))
+        status, _, problem = self.checked("POST", "/v1/messages", body={**message, "variables": {}})
+        self.assertEqual((status, problem["errors"][0]["field"]), (422, "variables.name"))
+
+        self.up.connected("template", "put", "code", "--channel", "sms", "--text", "Your code is {{code}}")
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump({"channel": "sms", "defaultLocale": "en", "variants": {
+                "en": {"text": "Code: {{code}}"}, "de": {"text": "Kode: {{code}}"}}}, file)
+            file.flush()
+            put = json.loads(self.up.connected("template", "put", "code", "--file", file.name, "-o", "json"))
+        self.assertEqual(put["version"], 2)
+        listed = {one["name"]: one for one in json.loads(self.up.connected("template", "list", "-o", "json"))}
+        self.assertEqual((listed["code"]["locales"], listed["greeting"]["tenant"]), (["de", "en"], "shop"))
+        self.assertIn("Your code", self.up.connected("template", "get", "code", "--version", "1"))
+        sent = json.loads(self.up.connected("send", "--channel", "sms", "--to", "+4915112345678", "--template", "code",
+                                            "--locale", "de-CH", "--variable", "code=4711", "-o", "json"))
+        stored = eventually("the message is listed", lambda: json.loads(self.up.mdc(
+            "message", "list", "--data", self.up.data, "--filter", json.dumps({"id": sent["messageID"]}), "-o", "json")))
+        self.assertIn("Kode: 4711", json.dumps(stored))
+        self.up.connected("send", "--channel", "sms", "--to", "+4915112345678", "--template", "code", expect=1)
+        self.up.connected("template", "delete", "code")
+        self.up.connected("template", "get", "code", expect=1)
+        self.assertEqual(self.call("DELETE", path, self.key)[0], 204)
+        self.assertEqual(self.checked("GET", "/v1/templates/{name}", path)[0], 404)
+
     def test_keys_and_secrets(self):
         other = json.loads(self.up.connected("apikey", "create", "--name", "bank", "--tenant", "bank",
                                              "--scope", "messages:read", "-o", "json"))

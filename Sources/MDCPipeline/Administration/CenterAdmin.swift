@@ -94,6 +94,36 @@ public final class CenterAdmin: Sendable {
         ])
     }
 
+    // MARK: - Templates
+
+    /// Runs the body with the templates on the log.
+    public func withTemplates<Value>(_ body: (TemplateBook) async throws -> Value) async throws -> Value {
+        let admin = try Admin(client, eventLoopGroup: group, logger: logger)
+        let topics: Set<String>
+        do {
+            topics = Set(try await admin.listTopics())
+            await admin.close()
+        } catch {
+            await admin.close()
+            throw error
+        }
+        guard topics.contains(Topics.templates) else {
+            throw PipelineError(
+                .log,
+                "there is no topic \(Topics.templates): start a message centre with `mdc up` first"
+            )
+        }
+        let book = TemplateBook(client: client, writer: writer, eventLoopGroup: group, logger: logger)
+        do {
+            let value = try await body(book)
+            await book.close()
+            return value
+        } catch {
+            await book.close()
+            throw error
+        }
+    }
+
     // MARK: - Timers
 
     /// A timer that is set.

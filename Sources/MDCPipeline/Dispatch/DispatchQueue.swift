@@ -40,6 +40,8 @@ struct Moment: Sendable {
 struct DispatchState: Sendable {
     struct LaneQueue: Sendable {
         var pending: Deque<DispatchItem> = []
+        /// Bytes of files that come with what is pending.
+        var pendingBytes = 0
         var declared: [DispatchItem] = []
         /// By provider.
         var ready: [Deque<DispatchItem>]
@@ -71,6 +73,8 @@ struct DispatchState: Sendable {
     private var generation = 0
     /// Messages of a lane that may be started before the next commit.
     private let readyMax: Int
+    /// Bytes of files of a lane in memory; beyond, its partitions are paused.
+    private static let pendingBytesMax = 64 << 20
     /// Messages of a lane in memory; beyond, its partitions are paused.
     private let queuedMax: Int
 
@@ -111,6 +115,7 @@ struct DispatchState: Sendable {
             return false
         }
         lanes[lane].pending = Deque(lanes[lane].pending.filter(keep))
+        lanes[lane].pendingBytes = lanes[lane].pending.reduce(0) { $0 + $1.message.attachmentBytes }
         lanes[lane].declared = lanes[lane].declared.filter(keep)
         lanes[lane].parked = lanes[lane].parked.filter { keep($0.item) }
         for provider in lanes[lane].ready.indices {
@@ -141,6 +146,7 @@ struct DispatchState: Sendable {
 
     mutating func offer(_ message: Message, _ partition: TopicPartition, offset: Int64, isDoubtful: Bool) {
         guard let known = partitions[partition] else { return }
+        lanes[known.lane].pendingBytes += message.attachmentBytes
         lanes[known.lane].pending.append(
             DispatchItem(
                 message: message,
@@ -171,6 +177,7 @@ struct DispatchState: Sendable {
         for lane in lanes.indices {
             if let index = lanes[lane].pending.firstIndex(where: isIt) {
                 let item = lanes[lane].pending.remove(at: index)
+                lanes[lane].pendingBytes -= item.message.attachmentBytes
                 complete(item)
                 return .taken
             }
@@ -196,6 +203,7 @@ struct DispatchState: Sendable {
                 let item = lanes[lane].pending.popFirst()
             {
                 lanes[lane].declared.append(item)
+                lanes[lane].pendingBytes -= item.message.attachmentBytes
                 partitions[item.partition]?.tracker.take(through: item.offset)
                 partitions[item.partition]?.takenAt.append((item.offset, now))
                 partitions[item.partition]?.isDirty = true
@@ -346,8 +354,13 @@ struct DispatchState: Sendable {
         var resume: [TopicPartition] = []
         for (key, partition) in partitions {
             let count = lanes[partition.lane].count
-            let isFull = count >= queuedMax || partition.tracker.span >= CommitTracker.spanMax / 2
-            let hasRoom = count < queuedMax / 2 && partition.tracker.span < CommitTracker.spanMax / 4
+            let bytes = lanes[partition.lane].pendingBytes
+            let isFull =
+                count >= queuedMax || bytes >= Self.pendingBytesMax
+                || partition.tracker.span >= CommitTracker.spanMax / 2
+            let hasRoom =
+                count < queuedMax / 2 && bytes < Self.pendingBytesMax / 2
+                && partition.tracker.span < CommitTracker.spanMax / 4
             if isFull, !partition.isPaused {
                 partitions[key]?.isPaused = true
                 pause.append(key)

@@ -120,10 +120,18 @@ extension MessageDraft {
             bytes.append(contentsOf: text.utf8)
         }
         for part in [channel.rawValue, lane, to, sender, template] { add(part) }
+        if let templateSource {
+            // What was said, not what the template made of it: the template may have changed when it is said again.
+            add("template:" + templateSource.digest)
+            return SHA256.hash(bytes)[0..<8].reduce(0) { $0 << 8 | UInt64($1) }
+        }
         for part in [content.subject, content.text, content.html, content.title] { add(part) }
         for (name, value) in (content.data ?? [:]).sorted(by: { $0.key < $1.key }) {
             add(name)
             add(value)
+        }
+        for file in content.attachments ?? [] {
+            for part in [file.name, file.contentType, file.data, file.contentID] { add(part) }
         }
         return SHA256.hash(bytes)[0..<8].reduce(0) { $0 << 8 | UInt64($1) }
     }

@@ -124,6 +124,14 @@ struct JSONCursor {
         }
     }
 
+    /// Passes over one value of any kind and gives its text.
+    mutating func raw() throws -> String {
+        skipSpace()
+        let start = position
+        try skip()
+        return String(decoding: bytes[start..<position], as: UTF8.self)
+    }
+
     /// Checks that nothing but white space follows.
     mutating func end() throws {
         skipSpace()

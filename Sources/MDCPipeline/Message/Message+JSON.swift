@@ -74,6 +74,7 @@ extension Message: JSONDocumentCoding {
         content.write(to: &writer)
         writer.endObject()
         writer.member("template", template)
+        writeDetails(to: &writer)
         writer.member("idempotencyKey", idempotencyKey)
         writer.member("sendAt", sendAt)
         writer.member("expiresAt", expiresAt)
@@ -98,6 +99,9 @@ extension Message: JSONDocumentCoding {
             sender: draft.sender ?? "",
             content: draft.content,
             template: draft.template,
+            templateSource: draft.templateSource,
+            category: draft.category,
+            timeZone: draft.timeZone,
             idempotencyKey: draft.idempotencyKey,
             sendAt: draft.sendAt,
             expiresAt: draft.expiresAt,
@@ -120,6 +124,18 @@ extension MessageContent {
             for (name, value) in data.sorted(by: { $0.key < $1.key }) { writer.member(name, dynamic: value) }
             writer.endObject()
         }
+        if let attachments {
+            writer.beginArray("attachments")
+            for attachment in attachments {
+                writer.beginObject()
+                writer.member("name", attachment.name)
+                writer.member("contentType", attachment.contentType)
+                writer.member("data", attachment.data)
+                writer.member("contentID", attachment.contentID)
+                writer.endObject()
+            }
+            writer.endArray()
+        }
     }
 
     init(from cursor: inout JSONCursor) throws {
@@ -135,6 +151,7 @@ extension MessageContent {
                 var data: [String: String] = [:]
                 try cursor.object { name, cursor in data[name.string] = try cursor.string() }
                 content.data = data
+            case "attachments": content.attachments = try cursor.null() ? nil : Self.attachments(&cursor)
             default: try cursor.skip()
             }
         }
@@ -169,6 +186,105 @@ extension RetryPolicy {
     }
 }
 
+extension MessageContent {
+    fileprivate static func attachments(_ cursor: inout JSONCursor) throws -> [MessageAttachment] {
+        var attachments: [MessageAttachment] = []
+        try cursor.array { cursor in
+            var name: String?
+            var contentType: String?
+            var data: String?
+            var contentID: String?
+            try cursor.object { member, cursor in
+                switch member {
+                case "name": name = try cursor.string()
+                case "contentType": contentType = try cursor.string()
+                case "data": data = try cursor.string()
+                case "contentID": contentID = try cursor.optionalString()
+                default: try cursor.skip()
+                }
+            }
+            attachments.append(
+                MessageAttachment(
+                    name: try required(name, "attachments.name"),
+                    contentType: try required(contentType, "attachments.contentType"),
+                    data: try required(data, "attachments.data"),
+                    contentID: contentID
+                )
+            )
+        }
+        return attachments
+    }
+}
+
+extension TemplateSource {
+    func write(to writer: inout JSONWriter) {
+        writer.member("version", Int64(version))
+        writer.member("locale", locale)
+        writer.member("digest", digest)
+    }
+
+    init(from cursor: inout JSONCursor) throws {
+        var source = TemplateSource(version: 0, locale: "", digest: "")
+        try cursor.object { name, cursor in
+            switch name {
+            case "version": source.version = Int(try cursor.integer())
+            case "locale": source.locale = try cursor.string()
+            case "digest": source.digest = try cursor.string()
+            default: try cursor.skip()
+            }
+        }
+        self = source
+    }
+}
+
+extension Message {
+    fileprivate func writeDetails(to writer: inout JSONWriter) {
+        if let templateSource {
+            writer.beginObject("templateSource")
+            templateSource.write(to: &writer)
+            writer.endObject()
+        }
+        writer.member("category", category)
+        writer.member("timeZone", timeZone)
+    }
+}
+
+extension MessageDraft {
+    fileprivate func writeDetails(to writer: inout JSONWriter) {
+        writer.member("templateVersion", templateVersion.map(Int64.init))
+        writer.member("locale", locale)
+        if let variables { writer.member("variables", raw: ByteBuffer(string: encodeJSON(variables))) }
+        if let templateSource {
+            writer.beginObject("templateSource")
+            templateSource.write(to: &writer)
+            writer.endObject()
+        }
+        writer.member("category", category)
+        writer.member("timeZone", timeZone)
+    }
+
+    /// Reads a member of the draft that says more of its text; false if it is none of those.
+    fileprivate mutating func readDetail(_ name: JSONCursor.Name, _ cursor: inout JSONCursor) throws -> Bool {
+        switch name {
+        case "templateVersion": templateVersion = try cursor.optionalInteger().map(Int.init)
+        case "locale": locale = try cursor.optionalString()
+        case "variables": variables = try cursor.null() ? nil : Self.variables(&cursor)
+        case "templateSource": templateSource = try cursor.null() ? nil : TemplateSource(from: &cursor)
+        case "category": category = try cursor.optionalString()
+        case "timeZone": timeZone = try cursor.optionalString()
+        default: return false
+        }
+        return true
+    }
+
+    private static func variables(_ cursor: inout JSONCursor) throws -> [String: JSONValue] {
+        guard case .object(let members)? = JSONValue(json: try cursor.raw()) else {
+            throw JSONCursor.Failure(description: "'variables' is not an object")
+        }
+        return members
+    }
+}
+
 extension MessageDraft: JSONDocumentCoding {
     func write(to writer: inout JSONWriter) {
         writer.member("id", id)
@@ -181,6 +297,7 @@ extension MessageDraft: JSONDocumentCoding {
         content.write(to: &writer)
         writer.endObject()
         writer.member("template", template)
+        writeDetails(to: &writer)
         writer.member("idempotencyKey", idempotencyKey)
         writer.member("sendAt", sendAt)
         writer.member("expiresAt", expiresAt)
@@ -216,12 +333,15 @@ extension MessageDraft: JSONDocumentCoding {
             case "feedbackURL": draft.feedbackURL = try cursor.optionalString()
             case "createdAt": draft.createdAt = try cursor.optionalInteger().map(Timestamp.init)
             case "attempt": draft.attempt = try cursor.optionalInteger().map(Int.init)
-            default: try cursor.skip()
+            default: if try !draft.readDetail(name, &cursor) { try cursor.skip() }
             }
         }
         draft.channel = try required(channel, "channel")
         draft.to = try required(to, "to")
-        draft.content = try required(content, "content")
+        // Without content, the template makes it.
+        if content == nil, draft.template != nil { draft.variables = draft.variables ?? [:] }
+        draft.content =
+            try content ?? (draft.variables == nil ? required(content, "content") : MessageContent(text: ""))
         self = draft
     }
 }

@@ -22,6 +22,12 @@ public struct Message: Codable, Sendable, Hashable, Identifiable {
     public var content: MessageContent
     /// The name of the template that the content was made from.
     public var template: String?
+    /// Which version and variant of it, where the centre made the content.
+    public var templateSource: TemplateSource?
+    /// What kind of message it is, such as `marketing`: rules may ask for it.
+    public var category: String?
+    /// The recipient's time zone (`Europe/Vienna`); nil: that of the number's country.
+    public var timeZone: String?
     /// Two submissions of one tenant with the same key are one message.
     public var idempotencyKey: String?
     /// Not dispatched before this point in time; nil: at once.
@@ -47,6 +53,9 @@ public struct Message: Codable, Sendable, Hashable, Identifiable {
         sender: String,
         content: MessageContent,
         template: String? = nil,
+        templateSource: TemplateSource? = nil,
+        category: String? = nil,
+        timeZone: String? = nil,
         idempotencyKey: String? = nil,
         sendAt: Timestamp? = nil,
         expiresAt: Timestamp? = nil,
@@ -63,6 +72,9 @@ public struct Message: Codable, Sendable, Hashable, Identifiable {
         self.sender = sender
         self.content = content
         self.template = template
+        self.templateSource = templateSource
+        self.category = category
+        self.timeZone = timeZone
         self.idempotencyKey = idempotencyKey
         self.sendAt = sendAt
         self.expiresAt = expiresAt
@@ -85,6 +97,8 @@ public struct MessageContent: Codable, Sendable, Hashable {
     public var title: String?
     /// Push: values for the app. E-mail: extra headers are not taken from here.
     public var data: [String: String]?
+    /// E-mail: files that come with it.
+    public var attachments: [MessageAttachment]?
 
     /// Makes a value from its parts.
     public init(
@@ -92,13 +106,35 @@ public struct MessageContent: Codable, Sendable, Hashable {
         text: String,
         html: String? = nil,
         title: String? = nil,
-        data: [String: String]? = nil
+        data: [String: String]? = nil,
+        attachments: [MessageAttachment]? = nil
     ) {
         self.subject = subject
         self.text = text
         self.html = html
         self.title = title
         self.data = data
+        self.attachments = attachments
+    }
+}
+
+/// A file that comes with an e-mail.
+public struct MessageAttachment: Codable, Sendable, Hashable {
+    /// The file's name, as the recipient sees it.
+    public var name: String
+    /// Its media type, such as `application/pdf`.
+    public var contentType: String
+    /// Its bytes in base64 (RFC 4648, section 4).
+    public var data: String
+    /// For an image within the HTML, which names it as `cid:…`; nil: a file of its own.
+    public var contentID: String?
+
+    /// Makes a value from its parts.
+    public init(name: String, contentType: String, data: String, contentID: String? = nil) {
+        self.name = name
+        self.contentType = contentType
+        self.data = data
+        self.contentID = contentID
     }
 }
 
@@ -173,6 +209,12 @@ public struct MessageReference: Sendable, Hashable, LosslessStringConvertible {
 }
 
 extension Message {
+    /// Bytes of the files that come with it, as they are in memory.
+    var attachmentBytes: Int {
+        guard let attachments = content.attachments else { return 0 }
+        return attachments.reduce(0) { $0 + $1.data.utf8.count }
+    }
+
     /// The name under which the provider knows this attempt.
     public func reference(attempt: Int) -> String {
         MessageReference(messageID: id, attempt: attempt).description

@@ -19,6 +19,10 @@ public struct SubmitReceipt: Codable, Sendable, Hashable {
     public var scheduledFor: Timestamp?
     /// For SMS: short messages that it takes.
     public var segments: Int?
+    /// For SMS: the alphabet that the text needs, `gsm7` or `ucs2`.
+    public var encoding: SMSSegments.Encoding?
+    /// The version and variant of the template that the text was made of.
+    public var templateSource: TemplateSource?
     /// What the sender may want to know.
     public var warnings: [ValidationIssue]
 }
@@ -35,6 +39,7 @@ public final class MessageClient: Sendable {
     private let writerID: String
     private let lookup: Lookup?
     private let keys: IdempotencyKeys?
+    private let templates: TemplateBook?
     private let random = Mutex(SystemRandomNumberGenerator())
     /// Keyed messages accepted lately by this client: the lookup may lag behind.
     private let recent = Mutex(RecentKeys(capacity: 200_000))
@@ -43,14 +48,17 @@ public final class MessageClient: Sendable {
     ///   - producer: Must ask for `acks=all`.
     ///   - keys: The memory of idempotency keys. Without it, the same key still gives the same id, and the dispatcher drops what it
     ///     has seen lately, but not after a restart.
+    ///   - templates: For messages whose text is made of a template; without it they are refused.
     ///   - lookup: What is known of earlier messages, such as a message store's `knowledge`; remembers longer than `keys`.
     public init(
         producer: Producer,
         validator: MessageValidator = MessageValidator(),
         keys: IdempotencyKeys? = nil,
+        templates: TemplateBook? = nil,
         lookup: Lookup? = nil,
         logger: Logger
     ) {
+        self.templates = templates
         self.validator = validator
         self.lookup = lookup
         self.keys = keys
@@ -58,6 +66,9 @@ public final class MessageClient: Sendable {
         var generator = SystemRandomNumberGenerator()
         writerID = MessageID.random(at: SystemTime.now(), using: &generator)
     }
+
+    /// The most bytes of a message as JSON.
+    static let messageBytesMax = 1_000_000
 
     /// Submits one message.
     ///
@@ -71,6 +82,14 @@ public final class MessageClient: Sendable {
 
     /// Submits many messages at once, which is much faster than one by one. The results are in the order of the drafts.
     public func submit(_ drafts: [MessageDraft]) async -> [Result<SubmitReceipt, PipelineError>] {
+        if let templates, drafts.contains(where: { $0.variables != nil }) {
+            do {
+                // So that a message that follows a template's put is made of that one.
+                try await templates.refresh()
+            } catch {
+                return drafts.map { _ in .failure(error) }
+            }
+        }
         let now = SystemTime.now()
         var plans: [Plan] = []
         plans.reserveCapacity(drafts.count)
@@ -114,8 +133,45 @@ public final class MessageClient: Sendable {
         }
     }
 
+    /// The draft with the text of its template, where it wants that.
+    private func filled(_ draft: MessageDraft) throws(PipelineError) -> (
+        draft: MessageDraft, warnings: [ValidationIssue]
+    ) {
+        var draft = draft
+        draft.templateSource = nil
+        guard draft.variables != nil else {
+            for (name, isThere) in [("locale", draft.locale != nil), ("templateVersion", draft.templateVersion != nil)]
+            where isThere {
+                throw TemplateBook.invalid(
+                    name,
+                    "needs a template to make the text; leave out content, or leave it out"
+                )
+            }
+            return (draft, [])
+        }
+        guard draft.template != nil else {
+            throw TemplateBook.invalid("template", "is missing; variables need a template to be put into")
+        }
+        var content = draft.content
+        content.attachments = nil
+        guard content == MessageContent(text: "") else {
+            throw TemplateBook.invalid("variables", "stand beside a text; leave out either of them")
+        }
+        guard let templates else {
+            throw PipelineError(.configuration, "this client was made without templates; give it a TemplateBook")
+        }
+        return try templates.filled(draft)
+    }
+
     private func plan(_ draft: MessageDraft, now: Timestamp, seen: inout [String: UInt64]) -> Plan {
-        let checked = validator.validate(draft, now: now)
+        let filled: (draft: MessageDraft, warnings: [ValidationIssue])
+        do {
+            filled = try self.filled(draft)
+        } catch {
+            return Plan(result: .failure(error))
+        }
+        var checked = validator.validate(filled.draft, now: now)
+        checked.issues += filled.warnings
         guard checked.isValid else {
             let errors = checked.issues.filter { $0.severity == .error }.map(\.description).joined(separator: "; ")
             return Plan(result: .failure(PipelineError(.invalidMessage, errors, issues: checked.issues)))
@@ -127,6 +183,8 @@ public final class MessageClient: Sendable {
             isDuplicate: false,
             scheduledFor: message.sendAt,
             segments: checked.segments?.count,
+            encoding: checked.segments?.encoding,
+            templateSource: checked.draft.templateSource,
             warnings: checked.warnings
         )
         let isKeyed = message.idempotencyKey != nil || draft.id != nil
@@ -150,6 +208,17 @@ public final class MessageClient: Sendable {
         }
         message.attempt = 1
         let json = message.json()
+        // Its record must fit what logs take: a megabyte, less what stands around it.
+        guard json.readableBytes <= Self.messageBytesMax else {
+            return Plan(
+                result: .failure(
+                    TemplateBook.invalid(
+                        "content",
+                        "makes a message of \(json.readableBytes) bytes; at most \(Self.messageBytesMax) fit the log"
+                    )
+                )
+            )
+        }
         return Plan(
             result: .success(receipt),
             first: writesFirst ? Self.first(message, json) : nil,
@@ -240,6 +309,9 @@ public final class MessageClient: Sendable {
             sender: draft.sender ?? "",
             content: draft.content,
             template: draft.template,
+            templateSource: draft.templateSource,
+            category: draft.category,
+            timeZone: draft.timeZone,
             idempotencyKey: draft.idempotencyKey,
             sendAt: draft.sendAt,
             expiresAt: draft.expiresAt,

@@ -18,8 +18,20 @@ public struct MessageDraft: Codable, Sendable, Hashable {
     public var sender: String?
     /// What the recipient reads.
     public var content: MessageContent
-    /// The name of the template that the content was made from.
+    /// The name of a template: its text is taken where `content` has none, else it stands for what the content was made from.
     public var template: String?
+    /// The version of the template; nil: the latest.
+    public var templateVersion: Int?
+    /// The language of the recipient (`de-AT`), for the variant of the template.
+    public var locale: String?
+    /// What the template is filled in with; not nil: the text is made of the template.
+    public var variables: [String: JSONValue]?
+    /// Set by the centre.
+    public var templateSource: TemplateSource?
+    /// What kind of message it is, such as `marketing`: rules may ask for it.
+    public var category: String?
+    /// The recipient's time zone (`Europe/Vienna`); nil: that of the number's country.
+    public var timeZone: String?
     /// Two submissions of one tenant with the same key are one message.
     public var idempotencyKey: String?
     /// Not dispatched before this point in time.
@@ -45,6 +57,12 @@ public struct MessageDraft: Codable, Sendable, Hashable {
         sender: String? = nil,
         content: MessageContent,
         template: String? = nil,
+        templateVersion: Int? = nil,
+        locale: String? = nil,
+        variables: [String: JSONValue]? = nil,
+        templateSource: TemplateSource? = nil,
+        category: String? = nil,
+        timeZone: String? = nil,
         idempotencyKey: String? = nil,
         sendAt: Timestamp? = nil,
         expiresAt: Timestamp? = nil,
@@ -61,6 +79,12 @@ public struct MessageDraft: Codable, Sendable, Hashable {
         self.sender = sender
         self.content = content
         self.template = template
+        self.templateVersion = templateVersion
+        self.locale = locale
+        self.variables = variables
+        self.templateSource = templateSource
+        self.category = category
+        self.timeZone = timeZone
         self.idempotencyKey = idempotencyKey
         self.sendAt = sendAt
         self.expiresAt = expiresAt
@@ -83,6 +107,9 @@ extension Message {
             sender: sender,
             content: content,
             template: template,
+            templateSource: templateSource,
+            category: category,
+            timeZone: timeZone,
             idempotencyKey: idempotencyKey,
             sendAt: sendAt,
             expiresAt: expiresAt,

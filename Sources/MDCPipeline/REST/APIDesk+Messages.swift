@@ -30,6 +30,9 @@ extension APIDesk {
         var duplicate: Bool
         var scheduledFor: Timestamp?
         var segments: Int?
+        var encoding: SMSSegments.Encoding?
+        var templateVersion: Int?
+        var locale: String?
         var warnings: [APIProblem.Detail]
 
         init(_ receipt: SubmitReceipt) {
@@ -38,6 +41,9 @@ extension APIDesk {
             duplicate = receipt.isDuplicate
             scheduledFor = receipt.scheduledFor
             segments = receipt.segments
+            encoding = receipt.encoding
+            templateVersion = receipt.templateSource?.version
+            locale = receipt.templateSource?.locale
             warnings = receipt.warnings.map { APIProblem.Detail(field: $0.field, message: $0.message) }
         }
 
@@ -99,7 +105,7 @@ extension APIDesk {
         return key
     }
 
-    private func body(of request: Request) async throws -> ByteBuffer {
+    func body(of request: Request) async throws -> ByteBuffer {
         let bytesMax = configuration.bodyBytesMax
         let tooLarge = APIProblem(413, "Too much", "the body may have \(bytesMax) bytes; send fewer messages at once")
         if let type = request.headers[.contentType], !type.lowercased().hasPrefix("application/json") {

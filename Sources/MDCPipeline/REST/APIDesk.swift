@@ -24,6 +24,7 @@ final class APIDesk: HTTPResponder {
     let messages: MessageClient
     let store: MessageStore
     let streams: EventStreams
+    let templates: TemplateBook
     let configuration: APIServer.Configuration
     private let audit: AuditLog
     private let logger: Logger
@@ -38,6 +39,7 @@ final class APIDesk: HTTPResponder {
         messages: MessageClient,
         store: MessageStore,
         streams: EventStreams,
+        templates: TemplateBook,
         audit: AuditLog,
         logger: Logger
     ) {
@@ -46,6 +48,7 @@ final class APIDesk: HTTPResponder {
         self.messages = messages
         self.store = store
         self.streams = streams
+        self.templates = templates
         self.audit = audit
         self.logger = logger
         strangers = Mutex(
@@ -168,6 +171,13 @@ final class APIDesk: HTTPResponder {
         case .timeline(let id): return Answer(response: try await timeline(id, request, key))
         case .report(let kind): return Answer(response: try await report(kind, request, key))
         case .events: return try await streams.response(to: request, for: key)
+        case .templates: return Answer(response: try await listTemplates(request, key))
+        case .template(let name):
+            switch request.method {
+            case .put: return Answer(response: try await putTemplate(name, request, key))
+            case .delete: return Answer(response: try await deleteTemplate(name, request, key))
+            default: return Answer(response: try await template(name, request, key))
+            }
         case .description: return Answer(response: Self.json(OpenAPIDocument.text))
         }
     }

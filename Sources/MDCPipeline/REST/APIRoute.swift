@@ -9,6 +9,8 @@ enum APIRoute: Sendable, Hashable {
     case timeline(String)
     case report(ReportKind)
     case events
+    case templates
+    case template(String)
     case description
 
     /// The paths as OpenAPI writes them, with their methods.
@@ -18,6 +20,8 @@ enum APIRoute: Sendable, Hashable {
         ("/v1/messages/{id}/timeline", [.get]),
         ("/v1/reports/{report}", [.get]),
         ("/v1/events", [.get]),
+        ("/v1/templates", [.get]),
+        ("/v1/templates/{name}", [.get, .put, .delete]),
         ("/openapi.json", [.get]),
     ]
 
@@ -28,6 +32,8 @@ enum APIRoute: Sendable, Hashable {
         case 1 where parts[0] == "openapi.json": self = .description
         case 2 where parts == ["v1", "messages"]: self = .messages
         case 2 where parts == ["v1", "events"]: self = .events
+        case 2 where parts == ["v1", "templates"]: self = .templates
+        case 3 where parts[0] == "v1" && parts[1] == "templates" && !parts[2].isEmpty: self = .template(parts[2])
         case 3 where parts[0] == "v1" && parts[1] == "messages" && !parts[2].isEmpty:
             self = .message(parts[2].lowercased())
         case 3 where parts[0] == "v1" && parts[1] == "reports":
@@ -39,7 +45,13 @@ enum APIRoute: Sendable, Hashable {
         }
     }
 
-    var methods: [HTTPRequest.Method] { self == .messages ? [.get, .post] : [.get] }
+    var methods: [HTTPRequest.Method] {
+        switch self {
+        case .messages: [.get, .post]
+        case .template: [.get, .put, .delete]
+        default: [.get]
+        }
+    }
 
     /// What a key must allow; nil: open to everyone.
     func scope(_ method: HTTPRequest.Method) -> APIScope? {
@@ -48,6 +60,7 @@ enum APIRoute: Sendable, Hashable {
         case .message, .timeline: .read
         case .report: .reports
         case .events: .events
+        case .templates, .template: method == .get ? .readTemplates : .writeTemplates
         case .description: nil
         }
     }

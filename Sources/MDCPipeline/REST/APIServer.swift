@@ -91,6 +91,7 @@ public final class APIServer: Service {
                 group: group,
                 logger: logger
             ),
+            templates: center.templates,
             audit: AuditLog(producer: producer, logger: logger),
             logger: logger
         )

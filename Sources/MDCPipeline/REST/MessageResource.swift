@@ -15,6 +15,9 @@ struct MessageResource: Encodable, Sendable {
     var content: MessageContent?
     var subject: String?
     var template: String?
+    var templateSource: TemplateSource?
+    var category: String?
+    var timeZone: String?
     var idempotencyKey: String?
     var provider: String?
     var providerMessageID: String?
@@ -29,7 +32,8 @@ struct MessageResource: Encodable, Sendable {
     var finalAt: Timestamp?
 
     /// All members, for projections.
-    static let members = MessageField.allCases.map(\.rawValue) + ["content", "feedbackURL"]
+    static let members =
+        MessageField.allCases.map(\.rawValue) + ["content", "feedbackURL", "templateSource", "category", "timeZone"]
 
     init(_ stored: StoredMessage) {
         let message = stored.message
@@ -44,6 +48,9 @@ struct MessageResource: Encodable, Sendable {
         content = message?.content
         subject = message?.content.subject
         template = message?.template
+        templateSource = message?.templateSource
+        category = message?.category
+        timeZone = message?.timeZone
         idempotencyKey = message?.idempotencyKey
         provider = stored.provider
         providerMessageID = stored.providerMessageID

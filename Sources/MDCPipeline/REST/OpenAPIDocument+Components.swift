@@ -58,9 +58,93 @@ extension OpenAPIDocument {
                   "cancelled"
                 ]
               },
+              "Attachment": {
+                "type": "object",
+                "required": ["name", "contentType", "data"],
+                "additionalProperties": false,
+                "properties": {
+                  "name": {"type": "string", "description": "The file's name."},
+                  "contentType": {"type": "string", "description": "Its media type, such as application/pdf."},
+                  "data": {"type": "string", "contentEncoding": "base64", "description": "Its bytes."},
+                  "contentID": {
+                    "type": "string",
+                    "description": "For an image within the HTML, which names it as cid:…"
+                  }
+                }
+              },
+              "Variant": {
+                "type": "object",
+                "additionalProperties": false,
+                "description": "Each text is a Mustache template.",
+                "properties": {
+                  "subject": {"type": "string"},
+                  "text": {"type": "string"},
+                  "html": {"type": "string"},
+                  "title": {"type": "string"},
+                  "data": {"type": "object", "additionalProperties": {"type": "string"}}
+                }
+              },
+              "Template": {
+                "type": "object",
+                "required": ["name", "channel", "version", "defaultLocale", "variants", "updatedAt", "versions"],
+                "additionalProperties": false,
+                "properties": {
+                  "name": {"type": "string"},
+                  "tenant": {"type": "string", "description": "Not there: for all."},
+                  "channel": {"$ref": "#/components/schemas/Channel"},
+                  "version": {"type": "integer", "minimum": 1},
+                  "defaultLocale": {"type": "string"},
+                  "variants": {
+                    "type": "object",
+                    "additionalProperties": {"$ref": "#/components/schemas/Variant"}
+                  },
+                  "updatedAt": {"type": "integer", "format": "int64", "description": "Milliseconds since 1970."},
+                  "versions": {"type": "array", "items": {"type": "integer"}}
+                }
+              },
+              "TemplateDraft": {
+                "type": "object",
+                "required": ["channel", "variants"],
+                "properties": {
+                  "channel": {"$ref": "#/components/schemas/Channel"},
+                  "defaultLocale": {
+                    "type": "string",
+                    "description": "For recipients in whose language there is no variant; needed if there are several."
+                  },
+                  "variants": {
+                    "type": "object",
+                    "minProperties": 1,
+                    "maxProperties": 64,
+                    "additionalProperties": {"$ref": "#/components/schemas/Variant"}
+                  }
+                }
+              },
+              "TemplateList": {
+                "type": "object",
+                "required": ["templates"],
+                "additionalProperties": false,
+                "properties": {
+                  "templates": {
+                    "type": "array",
+                    "items": {
+                      "type": "object",
+                      "required": ["name", "channel", "version", "defaultLocale", "locales", "updatedAt"],
+                      "additionalProperties": false,
+                      "properties": {
+                        "name": {"type": "string"},
+                        "tenant": {"type": "string"},
+                        "channel": {"$ref": "#/components/schemas/Channel"},
+                        "version": {"type": "integer"},
+                        "defaultLocale": {"type": "string"},
+                        "locales": {"type": "array", "items": {"type": "string"}},
+                        "updatedAt": {"type": "integer", "format": "int64"}
+                      }
+                    }
+                  }
+                }
+              },
               "Content": {
                 "type": "object",
-                "required": ["text"],
                 "additionalProperties": false,
                 "properties": {
                   "subject": {
@@ -85,6 +169,12 @@ extension OpenAPIDocument {
                       "type": "string"
                     },
                     "description": "Push: values for the app."
+                  },
+                  "attachments": {
+                    "type": "array",
+                    "maxItems": 20,
+                    "items": {"$ref": "#/components/schemas/Attachment"},
+                    "description": "Mail: files that come with it."
                   }
                 }
               },
@@ -119,7 +209,7 @@ extension OpenAPIDocument {
               },
               "Draft": {
                 "type": "object",
-                "required": ["channel", "to", "content"],
+                "required": ["channel", "to"],
                 "additionalProperties": false,
                 "properties": {
                   "channel": {
@@ -146,7 +236,28 @@ extension OpenAPIDocument {
                   },
                   "template": {
                     "type": "string",
-                    "description": "The name of the template that the content was made from."
+                    "description": "The template that makes the text, where there is no content; beside content, a name for rules."
+                  },
+                  "templateVersion": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "description": "The version of the template; not there: the latest."
+                  },
+                  "locale": {
+                    "type": "string",
+                    "description": "The recipient's language, for the variant of the template."
+                  },
+                  "variables": {
+                    "type": "object",
+                    "description": "What the template is filled in with."
+                  },
+                  "category": {
+                    "type": "string",
+                    "description": "What kind of message it is, such as marketing: rules may ask for it."
+                  },
+                  "timeZone": {
+                    "type": "string",
+                    "description": "The recipient's time zone, for quiet hours; not there: that of the number's country."
                   },
                   "idempotencyKey": {
                     "type": "string",
@@ -196,6 +307,17 @@ extension OpenAPIDocument {
                   },
                   "subject": {"type": "string"},
                   "template": {"type": "string"},
+                  "templateSource": {
+                    "type": "object",
+                    "description": "Which version and variant of the template made the content.",
+                    "properties": {
+                      "version": {"type": "integer"},
+                      "locale": {"type": "string"},
+                      "digest": {"type": "string"}
+                    }
+                  },
+                  "category": {"type": "string"},
+                  "timeZone": {"type": "string"},
                   "idempotencyKey": {"type": "string"},
                   "provider": {"type": "string"},
                   "providerMessageID": {"type": "string"},
@@ -344,6 +466,13 @@ extension OpenAPIDocument {
                     "description": "When it will be dispatched. Milliseconds since 1970."
                   },
                   "segments": {"type": "integer"},
+                  "encoding": {
+                    "type": "string",
+                    "enum": ["gsm7", "ucs2"],
+                    "description": "SMS: the alphabet that the text needs."
+                  },
+                  "templateVersion": {"type": "integer"},
+                  "locale": {"type": "string", "description": "The variant of the template that was taken."},
                   "warnings": {
                     "type": "array",
                     "items": {

@@ -3,7 +3,7 @@
 /// The description of the HTTP interface, OpenAPI 3.1, as `/openapi.json` serves it. Tests compare it with
 /// routes and answers.
 enum OpenAPIDocument {
-    static let text = paths + components
+    static let text = paths + templatePaths + lastPaths + components
 
     private static let paths = #"""
         {
@@ -556,6 +556,10 @@ enum OpenAPIDocument {
                 }
               }
             },
+
+        """#
+
+    private static let lastPaths = #"""
             "/openapi.json": {
               "get": {
                 "operationId": "description",

@@ -12,10 +12,12 @@ struct SubmissionReader {
 
     static let itemsMax = 1_000
     private static let members: Set<String> = [
-        "tenant", "channel", "lane", "to", "sender", "content", "template", "idempotencyKey", "sendAt", "expiresAt",
+        "tenant", "channel", "lane", "to", "sender", "content", "template", "templateVersion", "locale", "variables",
+        "category", "timeZone", "idempotencyKey", "sendAt", "expiresAt",
         "retryPolicy", "feedbackURL",
     ]
-    private static let contentMembers: Set<String> = ["subject", "text", "html", "title", "data"]
+    private static let contentMembers: Set<String> = ["subject", "text", "html", "title", "data", "attachments"]
+    private static let attachmentMembers: Set<String> = ["name", "contentType", "data", "contentID"]
 
     /// The key of the caller decides the tenant.
     let key: APIKey
@@ -94,9 +96,27 @@ struct SubmissionReader {
                             "is not known; there are \(contentMembers.sorted().joined(separator: ", "))"
                         )
                     }
-                    try cursor.skip()
+                    guard name == "attachments", try !cursor.null() else { return try cursor.skip() }
+                    var index = 0
+                    try cursor.array { cursor in
+                        try checkAttachment(&cursor, index)
+                        index += 1
+                    }
                 }
             }
+        }
+    }
+
+    private static func checkAttachment(_ cursor: inout JSONCursor, _ index: Int) throws {
+        try cursor.object { name, cursor in
+            let name = name.string
+            guard attachmentMembers.contains(name) else {
+                throw invalid(
+                    "content.attachments.\(index).\(name)",
+                    "is not known; there are \(attachmentMembers.sorted().joined(separator: ", "))"
+                )
+            }
+            try cursor.skip()
         }
     }
 

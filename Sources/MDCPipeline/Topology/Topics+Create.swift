@@ -22,6 +22,7 @@ extension Topics {
             NewTopic(messages, partitions: Int32(keyedPartitions), configuration: compacted),
             NewTopic(providers, partitions: 1, configuration: compacted),
             NewTopic(suppressions, partitions: 1, configuration: compacted),
+            NewTopic(templates, partitions: 1, configuration: compacted),
             NewTopic(feedback, partitions: Int32(keyedPartitions)),
             NewTopic(deadLetter, partitions: 1, configuration: kept),
             NewTopic(apiKeys, partitions: 1, configuration: compacted),

@@ -12,6 +12,8 @@ public enum Topics {
     public static let providers = "mdc.providers"
     /// Recipients that are not written to; compacted.
     public static let suppressions = "mdc.suppressions"
+    /// Templates of messages by tenant, name and version, compacted.
+    public static let templates = "mdc.templates"
     /// The timelines of all messages.
     public static let events = "mdc.events"
     /// The final state of each message, compacted.

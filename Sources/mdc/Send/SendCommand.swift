@@ -36,6 +36,27 @@ struct SendCommand: AsyncParsableCommand {
     var title: String?
     @Option(help: ArgumentHelp("Push: a value for the app; may be given more than once.", valueName: "name=value"))
     var value: [KeyValueArgument] = []
+    @Option(help: "The template that the text is made of (`mdc template list`).")
+    var template: String?
+    @Option(help: "The recipient's language, for the variant of the template, such as de-AT.")
+    var locale: String?
+    @Option(
+        help: ArgumentHelp("A variable of the template; may be given more than once.", valueName: "name=value")
+    )
+    var variable: [KeyValueArgument] = []
+    @Option(help: ArgumentHelp("All variables of the template, as a JSON object.", valueName: "json"))
+    var variables: String?
+    @Option(help: "What kind of message it is, such as marketing.")
+    var category: String?
+    @Option(help: "The recipient's time zone, such as Europe/Vienna.")
+    var timeZone: String?
+    @Option(
+        help: ArgumentHelp(
+            "Mail: a file that comes with it; may be given more than once. After a colon: its media type.",
+            valueName: "path[:type]"
+        )
+    )
+    var attach: [String] = []
     @Option(help: "The client of the centre that the message belongs to.")
     var tenant: String?
     @Option(help: "Two messages of a tenant with the same key are one.")
@@ -53,13 +74,20 @@ struct SendCommand: AsyncParsableCommand {
 
     func validate() throws {
         if file != nil {
-            guard channel == nil, to == nil, text == nil else {
-                throw ValidationError("--file brings the messages: leave out --channel, --to and --text")
+            guard channel == nil, to == nil, text == nil, template == nil else {
+                throw ValidationError("--file brings the messages: leave out --channel, --to, --text and --template")
             }
             return
         }
-        guard let channel, to != nil, text != nil else {
-            throw ValidationError("say what to send: --channel, --to and --text, or --file")
+        guard let channel, to != nil, (text != nil) != (template != nil) else {
+            throw ValidationError("say what to send: --channel, --to and either --text or --template, or --file")
+        }
+        if template != nil {
+            guard subject == nil, html == nil, title == nil, value.isEmpty else {
+                throw ValidationError("--template brings the texts: leave out --subject, --html, --title and --value")
+            }
+        } else if locale != nil || variables != nil || !variable.isEmpty {
+            throw ValidationError("--locale, --variable and --variables belong to --template")
         }
         guard Channel(rawValue: channel) != nil else {
             throw ValidationError("--channel '\(channel)' is not one of \(Channel.allCases.names)")
@@ -112,20 +140,29 @@ struct SendCommand: AsyncParsableCommand {
             eventLoopGroup: connection.eventLoopGroup,
             logger: connection.logger
         )
+        let templates = TemplateBook(
+            client: connection.client,
+            producer: producer,
+            eventLoopGroup: connection.eventLoopGroup,
+            logger: connection.logger
+        )
         do {
             let client = MessageClient(
                 producer: producer,
                 validator: validator,
                 keys: keys,
+                templates: templates,
                 logger: connection.logger
             )
             try await body(client, producer)
         } catch {
             await keys.close()
+            await templates.close()
             try? await producer.close()
             throw error
         }
         await keys.close()
+        await templates.close()
         try await producer.close()
     }
 
@@ -136,12 +173,13 @@ struct SendCommand: AsyncParsableCommand {
     // MARK: - One message
 
     private func sendOne(_ client: MessageClient) async throws {
-        guard let channel = channel.flatMap(Channel.init), let to, let text else { return }
+        guard let channel = channel.flatMap(Channel.init), let to else { return }
         let now = Timestamp(Int64(Date().timeIntervalSince1970 * 1_000))
-        var content = MessageContent(subject: subject, text: text, html: html, title: title)
+        var content = MessageContent(subject: subject, text: text ?? "", html: html, title: title)
         if !value.isEmpty {
             content.data = Dictionary(value.map { ($0.key, $0.value) }, uniquingKeysWith: { _, last in last })
         }
+        if !attach.isEmpty { content.attachments = try attach.map(Self.attachment) }
         let receipt = try await client.submit(
             MessageDraft(
                 tenant: tenant,
@@ -150,6 +188,11 @@ struct SendCommand: AsyncParsableCommand {
                 to: to,
                 sender: sender,
                 content: content,
+                template: template,
+                locale: locale,
+                variables: template == nil ? nil : try templateVariables(),
+                category: category,
+                timeZone: timeZone,
                 idempotencyKey: key,
                 sendAt: sendAfter.flatMap(Self.milliseconds).map { now + $0 },
                 expiresAt: expireAfter.flatMap(Self.milliseconds).map { now + $0 }
@@ -157,6 +200,34 @@ struct SendCommand: AsyncParsableCommand {
         )
         for warning in receipt.warnings { StandardOutput.note("warning: \(warning)") }
         try output.print(receipt) { receipt.messageID + "\n" }
+    }
+
+    private func templateVariables() throws -> [String: JSONValue] {
+        var all: [String: JSONValue] = [:]
+        if let variables {
+            guard case .object(let members)? = JSONValue(json: variables) else {
+                throw CommandError("--variables is no JSON object; write '{\"name\": \"Ada\"}'")
+            }
+            all = members
+        }
+        for one in variable { all[one.key] = .text(one.value) }
+        return all
+    }
+
+    /// `path` or `path:type`.
+    private static func attachment(_ text: String) throws -> MessageAttachment {
+        var path = text
+        var type = "application/octet-stream"
+        if let colon = text.lastIndex(of: ":"), text[colon...].contains("/"), !text[colon...].dropFirst().hasPrefix("/")
+        {
+            path = String(text[..<colon])
+            type = String(text[text.index(after: colon)...])
+        }
+        guard let bytes = FileManager.default.contents(atPath: path) else {
+            throw CommandError("cannot read '\(path)'; does it exist, and may it be read?")
+        }
+        let name = path.split(separator: "/").last.map(String.init) ?? path
+        return MessageAttachment(name: name, contentType: type, data: bytes.base64EncodedString())
     }
 
     // MARK: - A file

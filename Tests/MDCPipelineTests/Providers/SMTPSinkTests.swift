@@ -69,7 +69,7 @@ struct SMTPSinkTests {
 }
 
 /// A running `smtp-sink` and the folder that it writes mails to.
-private final class SMTPSink {
+final class SMTPSink {
     private static let path = "/usr/sbin/smtp-sink"
     static var isInstalled: Bool { FileManager.default.isExecutableFile(atPath: path) }
 

@@ -12,6 +12,8 @@ public struct MessageValidator: Sendable {
         public var defaultSenders: [Channel: String]
         /// The most bytes of text, HTML and data together.
         public var contentBytesMax: Int
+        /// The most bytes of all files of a mail together, before base64.
+        public var attachmentBytesMax: Int
         /// Short messages of one text beyond which it is refused.
         public var segmentsMax: Int
         /// Short messages of one text beyond which the sender is warned.
@@ -26,6 +28,7 @@ public struct MessageValidator: Sendable {
             lanes: LaneConfiguration = LaneConfiguration(),
             defaultSenders: [Channel: String] = [.sms: "MDC", .email: "MDC <noreply@mdc.example>", .push: ""],
             contentBytesMax: Int = 256 * 1024,
+            attachmentBytesMax: Int = 512 * 1024,
             segmentsMax: Int = 10,
             segmentsWarning: Int = 1,
             scheduleMaxMilliseconds: Int64 = 366 * 86_400_000,
@@ -34,6 +37,7 @@ public struct MessageValidator: Sendable {
             self.lanes = lanes
             self.defaultSenders = defaultSenders
             self.contentBytesMax = contentBytesMax
+            self.attachmentBytesMax = attachmentBytesMax
             self.segmentsMax = segmentsMax
             self.segmentsWarning = segmentsWarning
             self.scheduleMaxMilliseconds = scheduleMaxMilliseconds
@@ -73,6 +77,7 @@ public struct MessageValidator: Sendable {
         case .email: checkEmail(&result)
         case .push: checkPush(&result)
         }
+        checkAttachments(&result)
         checkSize(&result)
         checkTimes(&result, now: now)
         checkRetryPolicy(&result)
@@ -248,11 +253,11 @@ public struct MessageValidator: Sendable {
 }
 
 extension MessageValidator.Result {
-    fileprivate mutating func error(_ field: String, _ message: String) {
+    mutating func error(_ field: String, _ message: String) {
         issues.append(ValidationIssue(.error, field, message))
     }
 
-    fileprivate mutating func warning(_ field: String, _ message: String) {
+    mutating func warning(_ field: String, _ message: String) {
         issues.append(ValidationIssue(.warning, field, message))
     }
 }

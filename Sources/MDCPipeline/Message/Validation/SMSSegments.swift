@@ -3,7 +3,7 @@
 /// How a text is cut into short messages (3GPP TS 23.038 and 23.040).
 public struct SMSSegments: Sendable, Hashable {
     /// The alphabet that the text needs.
-    public enum Encoding: String, Sendable, Hashable {
+    public enum Encoding: String, Sendable, Hashable, Codable {
         /// Seven bits a character; characters of the extension table take two places.
         case gsm7
         /// Sixteen bits a unit.

@@ -14,6 +14,10 @@ public enum APIScope: String, Codable, Sendable, Hashable, CaseIterable {
     case reports = "reports:read"
     /// Follow events.
     case events = "events:read"
+    /// See templates.
+    case readTemplates = "templates:read"
+    /// Put and delete templates.
+    case writeTemplates = "templates:write"
 }
 
 /// A key of the HTTP interface, as it is kept: the secret itself is nowhere but with the client.

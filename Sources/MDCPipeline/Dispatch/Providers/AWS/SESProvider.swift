@@ -107,7 +107,8 @@ public final class SESProvider: Provider {
             messageID: "\(reference)@\(sender.split(separator: "@").last ?? "localhost")",
             reference: reference,
             date: message.createdAt,
-            unsubscribeURL: configuration.unsubscribeURL?.replacing("{reference}", with: reference)
+            unsubscribeURL: configuration.unsubscribeURL?.replacing("{reference}", with: reference),
+            attachments: message.content.attachments ?? []
         )
         let request = SendRequest(
             FromEmailAddress: MIMEHeader.mailbox(message.sender).replacingOccurrences(of: "\r\n", with: ""),

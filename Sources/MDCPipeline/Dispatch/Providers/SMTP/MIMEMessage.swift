@@ -20,10 +20,12 @@ struct MIMEMessage: Sendable, Equatable {
     var date: Timestamp
     /// `https:` or `mailto:` address for `List-Unsubscribe`.
     var unsubscribeURL: String?
+    var attachments: [MessageAttachment] = []
 
     func encoded() -> ByteBuffer {
         var out = ByteBuffer()
-        out.reserveCapacity(1024 + text.utf8.count * 2 + (html?.utf8.count ?? 0) * 2)
+        let files = attachments.reduce(0) { $0 + $1.data.utf8.count / 76 * 78 + 1_024 }
+        out.reserveCapacity(1024 + text.utf8.count * 2 + (html?.utf8.count ?? 0) * 2 + files)
         header("Date", MIMEDate.text(date), into: &out)
         header("From", MIMEHeader.mailbox(from), into: &out)
         header("To", MIMEHeader.mailbox(to), into: &out)
@@ -37,32 +39,13 @@ struct MIMEMessage: Sendable, Equatable {
             if url.hasPrefix("https:") { header("List-Unsubscribe-Post", "List-Unsubscribe=One-Click", into: &out) }
         }
         header("MIME-Version", "1.0", into: &out)
-        guard let html else {
-            part(text, type: "text/plain", into: &out)
-            return out
-        }
-        let boundary = "=_mdc_\(MIMEHeader.token(reference))"
-        header("Content-Type", "multipart/alternative;\r\n boundary=\"\(boundary)\"", into: &out)
-        out.writeStaticString("\r\n")
-        for (content, type) in [(text, "text/plain"), (html, "text/html")] {
-            out.writeString("--\(boundary)\r\n")
-            part(content, type: type, into: &out)
-            out.writeStaticString("\r\n")
-        }
-        out.writeString("--\(boundary)--\r\n")
+        MIMEPart(text: text, html: html, attachments: attachments)
+            .write(into: &out, boundary: MIMEHeader.token(reference))
         return out
     }
 
     private func header(_ name: String, _ value: String, into out: inout ByteBuffer) {
         out.writeString("\(name): \(value)\r\n")
-    }
-
-    private func part(_ content: String, type: String, into out: inout ByteBuffer) {
-        let (encoding, body) = MIMEBody.encode(content)
-        header("Content-Type", "\(type); charset=utf-8", into: &out)
-        header("Content-Transfer-Encoding", encoding.rawValue, into: &out)
-        out.writeStaticString("\r\n")
-        out.writeString(body)
     }
 }
 

@@ -198,7 +198,8 @@ public final class SMTPProvider: Provider {
             messageID: messageID,
             reference: reference,
             date: message.createdAt,
-            unsubscribeURL: configuration.unsubscribeURL?.replacing("{reference}", with: reference)
+            unsubscribeURL: configuration.unsubscribeURL?.replacing("{reference}", with: reference),
+            attachments: message.content.attachments ?? []
         )
         return .success(
             SMTPMail(
