@@ -20,6 +20,11 @@ struct AttemptWindow: Sendable {
         self.capacity = capacity
     }
 
+    /// Forgets an attempt that was not made after all.
+    mutating func remove(_ messageID: String, attempt: Int) {
+        keys.remove(Key(messageID: messageID, attempt: attempt))
+    }
+
     /// Whether the attempt was started.
     func contains(_ messageID: String, attempt: Int) -> Bool {
         keys.contains(Key(messageID: messageID, attempt: attempt))

@@ -29,6 +29,7 @@ final class Dispatcher: Role {
     private let providers: [any Provider]
     private let hasChoice: Bool
     private let policy: RetryPolicy
+    private let quiet: QuietPlan
     private let consumer: Consumer
     private let recovery: ResultScan
     private let writer: RecordWriter
@@ -62,6 +63,7 @@ final class Dispatcher: Role {
         self.lanes = lanes
         self.providers = providers
         self.policy = policy
+        quiet = QuietPlan(routing.quietHours)
         self.consumer = consumer
         self.recovery = recovery
         self.writer = writer
@@ -382,7 +384,39 @@ final class Dispatcher: Role {
                 return
             }
         }
+        if let wait = quiet.wait(for: message, at: SystemTime.now()) { return await hold(item, wait) }
         await send(item, policy: policy)
+    }
+
+    /// Sets a message aside until its recipient may be written to.
+    ///
+    /// The timer delivers the same attempt, so this one must be forgotten before; and timers of one attempt differ, so that the end
+    /// of one that has fired does not cancel the next.
+    private func hold(_ item: DispatchItem, _ wait: QuietPlan.Wait) async {
+        let message = item.message
+        var event = event(item, .scheduled)
+        (event.provider, event.route) = (nil, nil)
+        event.code = "quiet-hours"
+        event.detail = wait.reason
+        if let expiresAt = message.expiresAt, wait.until >= expiresAt {
+            event.kind = .final
+            event.status = .expired
+            event.detail = "\(wait.reason) end after it expires"
+            return await publish(event, item)
+        }
+        let due = wait.until + item.offset % 1_000
+        event.status = .scheduled
+        event.dueAt = due
+        let id = Records.quietTimerID(message.id, attempt: message.attempt, due: due)
+        state.withLock { $0.work.window.remove(message.id, attempt: message.attempt) }
+        do {
+            try await writer.write([Records.timer(id, due: due, message: message, json: message.json())])
+            try await writer.write([Records.event(event, writer: writerID)])
+        } catch {
+            logger.error("setting a message aside failed", metadata: ["message": "\(message.id)", "error": "\(error)"])
+            return
+        }
+        state.withLock { $0.work.finish(item) }
     }
 
     /// Asks the provider; and another one if that one will not take it now.

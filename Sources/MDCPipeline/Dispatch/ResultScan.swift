@@ -52,7 +52,7 @@ struct ResultScan: Sendable {
             for record in records {
                 guard let value = record.value, let event = try? TimelineEvent(json: value),
                     event.component == "dispatcher", event.kind != .redelivered, event.kind != .rerouted,
-                    event.kind != .cancelRefused
+                    event.kind != .cancelRefused, event.kind != .scheduled
                 else { continue }
                 results.append(MessageReference(messageID: event.messageID, attempt: event.attempt))
             }

@@ -27,7 +27,7 @@ public struct MessageState: Sendable, Equatable {
 
     /// How far an attempt is, in order.
     public enum Phase: Int, Sendable, Comparable {
-        case none, deferred, inDoubt, accepted, retryScheduled, final
+        case none, held, deferred, inDoubt, accepted, retryScheduled, final
         /// Whether an attempt is less far.
         public static func < (lhs: Phase, rhs: Phase) -> Bool { lhs.rawValue < rhs.rawValue }
     }
@@ -67,7 +67,10 @@ public struct MessageState: Sendable, Equatable {
             // These name the attempt that ended; the next one is due at `dueAt`.
             guard event.status == .retrying else { return false }
             return step(event, .retryScheduled, .retrying)
-        case .submitted, .scheduled, .dispatched, .redelivered, .rerouted, .rejected, .receiptIgnored, .final:
+        case .scheduled:
+            guard event.status == .scheduled else { return false }
+            return step(event, .held, .scheduled)
+        case .submitted, .dispatched, .redelivered, .rerouted, .rejected, .receiptIgnored, .final:
             return false
         }
     }

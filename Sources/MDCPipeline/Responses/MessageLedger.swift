@@ -14,6 +14,8 @@ public enum LedgerAction: Sendable, Equatable {
     case schedule(Message, attempt: Int, due: Timestamp)
     /// Cancel the timer of an attempt.
     case unschedule(messageID: String, attempt: Int)
+    /// Cancel the timer with this id.
+    case endTimer(String)
     /// Have the dispatcher call back this attempt if it has not been started.
     case cancel(Message, attempt: Int)
     /// Put the receipt with the dead letters.
@@ -217,7 +219,7 @@ public struct MessageLedger: Sendable {
             case .expire: arm(messageID, entry, now: now)
             }
         case .accepted: arm(messageID, entry, now: now)
-        case .none, .retryScheduled, .final: break
+        case .none, .held, .retryScheduled, .final: break
         }
         return actions + releaseHeld(messageID, now: now)
     }
@@ -378,6 +380,10 @@ public struct MessageLedger: Sendable {
         )
         switch entry.state.phase {
         case .none: return [.cancel(message, attempt: 1)]
+        case .held:
+            let attempt = entry.state.attempt
+            let timer = entry.state.dueAt.map { Records.quietTimerID(messageID, attempt: attempt, due: $0) }
+            return (timer.map { [.endTimer($0)] } ?? []) + [.cancel(message, attempt: attempt)]
         case .retryScheduled:
             let next = entry.state.attempt + 1
             return [.unschedule(messageID: messageID, attempt: next), .cancel(message, attempt: next)]

@@ -180,6 +180,7 @@ final class ResponseHandler: Role {
                 timers.append(Records.timer(id, due: due, message: message, json: message.json()))
             case .unschedule(let messageID, let attempt):
                 timers.append(Records.timerEnd(Records.retryTimerID(messageID, attempt: attempt)))
+            case .endTimer(let id): timers.append(Records.timerEnd(id))
             case .cancel(var message, let attempt):
                 message.attempt = attempt
                 if attempt == 1, message.sendAt != nil {

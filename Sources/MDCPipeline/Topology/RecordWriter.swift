@@ -165,6 +165,9 @@ enum Records {
     }
 
     static func retryTimerID(_ messageID: String, attempt: Int) -> String { "retry:\(messageID):\(attempt)" }
+    static func quietTimerID(_ messageID: String, attempt: Int, due: Timestamp) -> String {
+        "quiet:\(messageID):\(attempt):\(due.rawValue)"
+    }
     static func sendAtTimerID(_ messageID: String) -> String { "send-at:\(messageID)" }
 
     static func deadLetter(_ record: ConsumerRecord, reason: String) -> ProducerRecord {

@@ -36,7 +36,7 @@ struct UpSettings: Sendable {
     /// The file's text if it has `[provider.<name>]`: read by `readProviders()`, because it names secrets, which a command
     /// that only sends does not have.
     private var providerText: String?
-    /// The file's text if it has `[[route]]`, `[limits]` or `[breaker]`.
+    /// The file's text if it has `[[route]]`, `[[quiet]]`, `[limits]` or `[breaker]`.
     private var routingText: String?
     /// How long a worker that went silent keeps its part of the work.
     var sessionTimeout = Duration.seconds(10)
@@ -120,8 +120,8 @@ struct UpSettings: Sendable {
             throw UpSettingsError(description: "this is not TOML: \(error)")
         }
         for name in root.keys {
-            if name == "route" || name == "limits" || name == "breaker" || name == "provider" { routingText = text }
-            if name == "route" { continue }
+            if name == "route" || name == "quiet" || name == "limits" || name == "breaker" || name == "provider" { routingText = text }
+            if name == "route" || name == "quiet" { continue }
             guard let table = root[name]?.table else {
                 throw UpSettingsError(description: "'\(name)' stands outside of a table; write [\(name)] or remove it")
             }
@@ -137,7 +137,7 @@ struct UpSettings: Sendable {
             default:
                 throw UpSettingsError(
                     description: "[\(name)] is not known; there are [lanes.<channel>], [broker], [retry.<channel>], "
-                        + "[simulator], [providers], [provider.<name>], [[route]], [limits], [breaker] and [api]"
+                        + "[simulator], [providers], [provider.<name>], [[route]], [[quiet]], [limits], [breaker] and [api]"
                 )
             }
         }

@@ -86,6 +86,76 @@ struct RoutedDispatchTests {
         }
     }
 
+    @Test("messages wait for the end of quiet hours, over a restart, unless they expire first", .timeLimit(.minutes(4)))
+    func quietHours() async throws {
+        try await Bench.with { bench, _ in
+            // By the clocks of Greenwich it is quiet for some seconds more; the window begins an hour ago.
+            let now = SystemTime.now()
+            let until = now + 20_000
+            let minutes = Int(until.rawValue / 60_000 % 1_440)
+            // Quiet hours end on whole minutes, so the rule ends at the next one after that.
+            let rule = QuietHours(
+                name: "now",
+                tenants: ["night"],
+                from: (minutes + 1_380) % 1_440,
+                until: (minutes + 1) % 1_440,
+                zone: "Etc/UTC"
+            )
+            let end = Timestamp((until.rawValue / 60_000 + 1) * 60_000)
+            let routing = RoutingConfiguration(quietHours: [rule])
+            let provider = StubProvider.accepting("one")
+            func draft(_ number: Int, tenant: String = "night", lane: String? = nil) -> MessageDraft {
+                var draft = Self.draft(number)
+                (draft.tenant, draft.lane, draft.timeZone) = (tenant, lane, "Etc/UTC")
+                return draft
+            }
+            let held = try await Self.running(bench, [provider], routing: routing) { center in
+                var ids: [String] = []
+                for number in 0..<5 { ids.append(try await center.messages.submit(draft(number)).messageID) }
+                var short = draft(5)
+                short.expiresAt = SystemTime.now() + 5_000
+                let expired = try await Self.ended(center, try await center.messages.submit(short).messageID)
+                #expect(expired.status == .expired && expired.timeline?.last?.code == "quiet-hours", "\(expired)")
+                for other in [draft(6, tenant: "day"), draft(7, lane: "critical")] {
+                    let sent = try await Self.ended(center, try await center.messages.submit(other).messageID)
+                    #expect(sent.status == .sent)
+                }
+                let cancelled = try await center.messages.submit(draft(8)).messageID
+                for id in ids + [cancelled] {
+                    let deadline = ContinuousClock.now + .seconds(60)
+                    while try center.store?.get(id)?.dueAt == nil {
+                        try #require(ContinuousClock.now < deadline, "message \(id) is not set aside")
+                        try await Task.sleep(for: .milliseconds(20))
+                    }
+                    let stored = try #require(try center.store?.get(id))
+                    #expect(stored.status == .scheduled && (stored.dueAt ?? 0) >= end, "\(stored)")
+                }
+                let admin = try CenterAdmin(client: bench.client, eventLoopGroup: bench.group, logger: bench.logger)
+                #expect(try await admin.timers().count { $0.id.hasPrefix("quiet:") } == 6)
+                try await admin.cancel(cancelled, channel: .sms)
+                #expect(try await Self.ended(center, cancelled).status == .cancelled)
+                #expect(try await admin.timers().count { $0.id.hasPrefix("quiet:") } == 5)
+                try await admin.close()
+                #expect(!provider.messages.contains { ids.contains($0.id) })
+                return ids
+            }
+            // A next start knows the timers, and sends each once.
+            try await Self.running(bench, [provider], routing: routing) { center in
+                let deadline = ContinuousClock.now + .seconds(150)
+                for id in held {
+                    while try center.store?.get(id)?.status.isFinal != true {
+                        try #require(ContinuousClock.now < deadline, "message \(id) is not sent")
+                        try await Task.sleep(for: .milliseconds(50))
+                    }
+                    let kinds = try await center.store?.timeline(of: id).map(\.kind)
+                    #expect(kinds == [.submitted, .scheduled, .accepted], "\(kinds ?? [])")
+                }
+                #expect(SystemTime.now() >= end)
+                for id in held { #expect(provider.messages.count { $0.id == id } == 1) }
+            }
+        }
+    }
+
     @Test(
         "a provider that fails is passed over, its circuit opens, and a next start knows of it",
         .timeLimit(.minutes(4))

@@ -12,6 +12,8 @@ public struct RoutingConfiguration: Sendable, Hashable {
     public var tenantRates: [String: Double]
     /// When a provider is left alone for a while.
     public var breaker: CircuitBreaker.Settings
+    /// When recipients are not written to.
+    public var quietHours: [QuietHours]
 
     /// Makes a value from its parts.
     public init(
@@ -19,13 +21,15 @@ public struct RoutingConfiguration: Sendable, Hashable {
         providers: [String: ProviderTraits] = [:],
         senderRates: [String: Double] = [:],
         tenantRates: [String: Double] = [:],
-        breaker: CircuitBreaker.Settings = CircuitBreaker.Settings()
+        breaker: CircuitBreaker.Settings = CircuitBreaker.Settings(),
+        quietHours: [QuietHours] = []
     ) {
         self.rules = rules
         self.providers = providers
         self.senderRates = senderRates
         self.tenantRates = tenantRates
         self.breaker = breaker
+        self.quietHours = quietHours
     }
 }
 

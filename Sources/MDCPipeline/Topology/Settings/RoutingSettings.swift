@@ -4,7 +4,7 @@ import Foundation
 public import TOMLKit
 
 extension RoutingConfiguration {
-    /// Reads `[[route]]`, `[limits]` and `[breaker]` of a configuration file, and takes what `[provider.<name>]` says about
+    /// Reads `[[route]]`, `[[quiet]]`, `[limits]` and `[breaker]` of a configuration file, and takes what `[provider.<name>]` says about
     /// weight, cost, rate and senders.
     ///
     /// - Parameters:
@@ -43,6 +43,7 @@ extension RoutingConfiguration {
                 )
             }
         }
+        routing.quietHours = try QuietHours.read(root)
         if let value = root["limits"] {
             guard let table = value.table else { throw PipelineError(.configuration, "limits: write [limits]") }
             var limits = SettingsTable(table, place: "limits", environment: [:])
