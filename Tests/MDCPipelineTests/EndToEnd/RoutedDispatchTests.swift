@@ -104,7 +104,7 @@ struct RoutedDispatchTests {
             let end = Timestamp((until.rawValue / 60_000 + 1) * 60_000)
             let routing = RoutingConfiguration(quietHours: [rule])
             let provider = StubProvider.accepting("one")
-            func draft(_ number: Int, tenant: String = "night", lane: String? = nil) -> MessageDraft {
+            @Sendable func draft(_ number: Int, tenant: String = "night", lane: String? = nil) -> MessageDraft {
                 var draft = Self.draft(number)
                 (draft.tenant, draft.lane, draft.timeZone) = (tenant, lane, "Etc/UTC")
                 return draft

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
-public import MDCModel
+import MDCModel
 
 /// When recipients are not written to, by their own clocks: one `[[quiet]]` of the configuration. A condition that is empty fits
 /// every message.
