@@ -154,7 +154,10 @@ let package = Package(
         // A disk in memory that loses power, and the simulations that run on it.
         .target(
             name: "MDCSimulation",
-            dependencies: ["MDCLog", "MDCModel", nio("NIOCore"), nio("NIOConcurrencyHelpers"), logging],
+            dependencies: [
+                "MDCBroker", "MDCRaft", "MDCProtocol", "MDCLog", "MDCModel", nio("NIOCore"), nio("NIOPosix"),
+                nio("NIOConcurrencyHelpers"), logging,
+            ],
             swiftSettings: settings
         ),
         .executableTarget(

@@ -50,10 +50,14 @@ struct DataFolders {
 
     /// Gives new folders their ids, before anything is promised in their name.
     /// - Parameters:
+    ///   - environment: draws the ids.
     ///   - isFailed: whether the log engine goes on without the folder.
     /// - Throws: `.dataFolder` where one of those that were there is missing: with an empty one in its place, what it holds
     ///   would begin anew.
-    func format(isFailed: (String) -> Bool) throws(BrokerError) -> DataIdentity {
+    func format(
+        environment: NodeEnvironment = .system,
+        isFailed: (String) -> Bool
+    ) throws(BrokerError) -> DataIdentity {
         var known = first ?? DataFolder(clusterID: "", nodeID: nodeID, directoryID: .zero)
         for other in others { if let problem = other.problem, !isFailed(other.path) { throw problem } }
         let missing = Set(known.otherIDs).subtracting(others.compactMap { $0.folder?.directoryID })
@@ -68,7 +72,7 @@ struct DataFolders {
                     + "\(DataFolder.otherIDsKey) there, and its partitions begin anew"
             )
         }
-        var random = SystemRandomNumberGenerator()
+        var random = environment.generator
         var members: [(folder: DataFolder, path: String)] = []
         for other in others where !isFailed(other.path) {
             var folder = other.folder ?? DataFolder(clusterID: known.clusterID, nodeID: nodeID, directoryID: .zero)

@@ -13,7 +13,7 @@ final class TimerHandle: Sendable {
     func cancel() { isDone.store(true, ordering: .releasing) }
 
     /// True once, for the one who runs the work.
-    fileprivate func claim() -> Bool { !isDone.exchange(true, ordering: .acquiringAndReleasing) }
+    func claim() -> Bool { !isDone.exchange(true, ordering: .acquiringAndReleasing) }
     fileprivate var isCancelled: Bool { isDone.load(ordering: .acquiring) }
 }
 

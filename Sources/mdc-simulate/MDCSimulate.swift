@@ -8,8 +8,8 @@ import MDCSimulation
 struct MDCSimulate: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "mdc-simulate",
-        abstract: "Runs the storage engine on a simulated disk, by seed, against a naive model.",
-        subcommands: [LogCommand.self, SweepCommand.self]
+        abstract: "Runs the storage engine, or a whole cluster, on simulated disks, by seed.",
+        subcommands: [LogCommand.self, SweepCommand.self, ClusterCommand.self]
     )
 }
 
@@ -123,5 +123,65 @@ enum Arguments {
         guard let name else { return nil }
         guard let known = PlantedBug(rawValue: name) else { throw ValidationError("there is no bug '\(name)'") }
         return known
+    }
+}
+
+/// `mdc-simulate cluster`.
+struct ClusterCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "cluster",
+        abstract: "Three nodes with the broker's code, over simulated time, network and disks.",
+        discussion: "Exits with 1 at the first sequence in which a promise is broken, and prints it. Debug builds only."
+    )
+
+    @Option(help: "The seeds, as A..B or a single one.")
+    var seeds = "1..100"
+    @Option(help: "How long faults happen, in simulated time.")
+    var milliseconds = 8_000
+    @Option(help: "The faults that happen, by number, such as 3,7; none; all without it.")
+    var faults: String?
+    @Option(help: "A rule to break: \(PlantedClusterBug.allCases.map(\.rawValue).joined(separator: ", ")).")
+    var bug: String?
+    @Flag(help: "Print everything that happens.")
+    var trace = false
+    @Flag(help: "Go on after a failure; print one line each.")
+    var keepGoing = false
+    @Flag(help: "Look for a failing sequence with fewer faults.")
+    var shrink = false
+
+    func run() throws {
+        guard ClusterSimulation.isAvailable else {
+            throw ValidationError("this is a release build; build with: swift build --product mdc-simulate")
+        }
+        let (first, last) = try Arguments.range(seeds)
+        var planted: PlantedClusterBug?
+        if let bug {
+            planted = PlantedClusterBug(rawValue: bug)
+            if planted == nil { throw ValidationError("there is no bug '\(bug)'") }
+        }
+        let kept = faults.map { $0.split(separator: ",").compactMap { Int($0) } }
+        var counts = ClusterCounts()
+        var failures = 0
+        let start = ContinuousClock.now
+        for seed in first...last {
+            let simulation = ClusterSimulation(seed: seed, milliseconds: milliseconds, faults: kept, bug: planted)
+            do throws(SimulationFailure) {
+                counts.add(try simulation.run(trace: trace ? { print($0) } : nil))
+            } catch {
+                failures += 1
+                if !keepGoing {
+                    print(error)
+                    if shrink { print("with fewer faults: \(simulation.shrunk().command)") }
+                    throw ExitCode(1)
+                }
+                print("seed \(error.seed): \(error.message)")
+                // To be seen at once, also through a pipe.
+                fflush(nil)
+            }
+        }
+        let seconds = Double((ContinuousClock.now - start).components.seconds) + 0.001
+        print(counts.summary)
+        print("\(last - first + 1) seeds, \(failures) failures, \(Int(Double(counts.events) / seconds)) events/s")
+        if failures > 0 { throw ExitCode(1) }
     }
 }

@@ -106,7 +106,11 @@ struct FetchReader: Sendable {
     ///   - worker: Of the loop that this runs on; tells how much may be copied.
     ///   - copies: False for a look that may find too little.
     func read(_ targets: [FetchTarget], on worker: LoopWorker, copies: Bool = true) -> Outcome {
-        let copyMaxBytes = copies ? worker.copyAllowance(parameters.copyMaxBytes) : 0
+        read(targets, copyMaxBytes: copies ? worker.copyAllowance(parameters.copyMaxBytes) : 0)
+    }
+
+    /// Reads each partition once, and copies up to so many bytes of records.
+    func read(_ targets: [FetchTarget], copyMaxBytes: Int) -> Outcome {
         var outcome = Outcome(findings: [])
         outcome.findings.reserveCapacity(targets.count)
         var copied = 0

@@ -99,7 +99,7 @@ struct FetchHandler: Sendable {
         return { services.fetchSessions.withLock { $0.restless(id, readCommitted: readCommitted).targets } }
     }
 
-    private static func targets(of view: FetchRequestView) throws(ProtocolError) -> [FetchTarget] {
+    static func targets(of view: FetchRequestView) throws(ProtocolError) -> [FetchTarget] {
         var targets: [FetchTarget] = []
         targets.reserveCapacity(view.partitionCount)
         var topic: FetchTopic?
@@ -129,7 +129,7 @@ struct FetchHandler: Sendable {
         return targets
     }
 
-    private static func forgotten(of view: FetchRequestView) -> [FetchKey] {
+    static func forgotten(of view: FetchRequestView) -> [FetchKey] {
         view.forgottenPartitions.map {
             FetchKey(name: $0.topic.name.string ?? "", id: $0.topic.id, index: $0.index)
         }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import CMDCSystem
 import Logging
 import MDCModel
 import Synchronization
@@ -15,15 +14,24 @@ final class BrokerLifecycle: Sendable {
         var isActive = false
         /// When the controller last answered, in milliseconds.
         var lastAnswer: Int64 = 0
-        var task: Task<Void, Never>?
+        /// Asks for nothing any more.
+        var isLeaving = false
+        var lastComplaint: Int64 = 0
     }
 
     private let controller: Controller
-    private let timers: HeapTimerService
+    private let timers: any TimerService
+    private let environment: NodeEnvironment
     private let logger: Logger
     private let state = Mutex(State())
 
-    init(controller: Controller, timers: HeapTimerService, logger: Logger) {
+    init(
+        controller: Controller,
+        timers: any TimerService,
+        environment: NodeEnvironment = .system,
+        logger: Logger
+    ) {
+        self.environment = environment
         self.controller = controller
         self.timers = timers
         self.logger = logger
@@ -34,14 +42,13 @@ final class BrokerLifecycle: Sendable {
     /// Whether the node has registered, has caught up and is not fenced.
     var isActive: Bool { state.withLock { $0.isActive } }
 
-    private static func now() -> Int64 { Int64(mdc_monotonic_ns() / 1_000_000) }
+    private func now() -> Int64 { environment.monotonic() }
 
     // MARK: Life
 
     /// Registers, from now on, under this address.
     func start(_ address: HostPort) {
-        let task = Task { await self.run(address) }
-        state.withLock { $0.task = task }
+        turn(address)
     }
 
     /// Waits until the node may serve. Throws what keeps it from that for good.
@@ -56,18 +63,14 @@ final class BrokerLifecycle: Sendable {
 
     /// Has others lead what this node leads, if there are others. Takes at most two seconds.
     func leave() async {
-        let (epoch, task) = state.withLock { state in
-            state.isActive = false
-            return (state.epoch, state.task)
-        }
-        task?.cancel()
+        let epoch = stop()
         let node = controller.live.started.nodeID
         guard epoch >= 0, controller.metadata.image.brokers.values.contains(where: { $0.id != node && !$0.isFenced })
         else { return }
-        let deadline = Self.now() + 2_000
+        let deadline = now() + 2_000
         // Not `Task.sleep`: the task may be cancelled by now.
         await Task.detached {
-            while Self.now() < deadline {
+            while self.now() < deadline {
                 let answer = await self.ask(.heartbeat(id: node, epoch: epoch, isReady: false, isLeaving: true))
                 if case .done(let index, _) = answer {
                     await withCheckedContinuation { next in self.controller.whenCarriedOut(index) { next.resume() } }
@@ -82,67 +85,83 @@ final class BrokerLifecycle: Sendable {
         await withCheckedContinuation { next in controller.quorum.submit(change) { next.resume(returning: $0) } }
     }
 
-    private func run(_ address: HostPort) async {
-        var lastComplaint: Int64 = 0
-        while !Task.isCancelled {
-            let answer = await epoch < 0 ? register(address) : beat()
-            var wait = controller.live.current.brokerHeartbeatMilliseconds
-            if case .refused(let refusal) = answer {
-                if refusal.code == .staleBrokerEpoch || refusal.code == .brokerIdNotRegistered {
-                    state.withLock { $0.epoch = -1 }
-                }
-                if Self.now() - lastComplaint > 5_000 {
-                    // An election at the start is no news.
-                    if lastComplaint > 0 {
-                        logger.warning("no word from the controller", metadata: ["reason": "\(refusal.message)"])
-                    }
-                    lastComplaint = Self.now()
-                }
-                wait = 20
-            } else if !isActive {
-                wait = 5
-            }
-            try? await Task.sleep(for: .milliseconds(wait))
+    /// No more signs of life; tells the epoch of this run.
+    private func stop() -> Int64 {
+        state.withLock { state in
+            state.isActive = false
+            state.isLeaving = true
+            return state.epoch
         }
     }
 
-    private func register(_ address: HostPort) async -> QuorumAnswer {
+    /// Registers or gives a sign of life, and comes back after a while.
+    private func turn(_ address: HostPort) {
+        if state.withLock({ $0.isLeaving }) { return }
+        if epoch < 0 { register(address) } else { beat(address) }
+    }
+
+    private func next(_ address: HostPort, after milliseconds: Int64) {
+        _ = timers.schedule(after: .milliseconds(milliseconds)) { self.turn(address) }
+    }
+
+    private func refused(_ refusal: Refusal, _ address: HostPort) {
+        let now = now()
+        let complains = state.withLock { state -> Bool in
+            if refusal.code == .staleBrokerEpoch || refusal.code == .brokerIdNotRegistered { state.epoch = -1 }
+            guard now - state.lastComplaint > 5_000 else { return false }
+            defer { state.lastComplaint = now }
+            // An election at the start is no news.
+            return state.lastComplaint > 0
+        }
+        if complains { logger.warning("no word from the controller", metadata: ["reason": "\(refusal.message)"]) }
+        next(address, after: 20)
+    }
+
+    private func register(_ address: HostPort) {
         let configuration = controller.live.started
-        let answer = await ask(
-            .registerBroker(
-                BrokerImage(
-                    id: configuration.nodeID,
-                    epoch: -1,
-                    incarnation: controller.incarnation,
-                    directory: controller.identity.directoryID,
-                    host: address.host,
-                    port: Int32(address.port),
-                    rack: configuration.rack
-                )
-            )
+        let broker = BrokerImage(
+            id: configuration.nodeID,
+            epoch: -1,
+            incarnation: controller.incarnation,
+            directory: controller.identity.directoryID,
+            host: address.host,
+            port: Int32(address.port),
+            rack: configuration.rack
         )
-        if case .done(let index, let epoch) = answer {
-            await withCheckedContinuation { next in controller.whenCarriedOut(index) { next.resume() } }
-            state.withLock { $0.epoch = epoch }
-            logger.info("registered", metadata: ["brokerEpoch": "\(epoch)"])
+        controller.quorum.submit(.registerBroker(broker)) { answer in
+            switch answer {
+            case .refused(let refusal): self.refused(refusal, address)
+            case .done(let index, let epoch):
+                self.controller.whenCarriedOut(index) {
+                    self.state.withLock { $0.epoch = epoch }
+                    self.logger.info("registered", metadata: ["brokerEpoch": "\(epoch)"])
+                    self.next(address, after: 5)
+                }
+            }
         }
-        return answer
     }
 
-    private func beat() async -> QuorumAnswer {
+    private func beat(_ address: HostPort) {
         let node = controller.live.started.nodeID
-        let answer = await ask(.heartbeat(id: node, epoch: epoch, isReady: true, isLeaving: false))
-        guard !Task.isCancelled, case .done(let index, let value) = answer else { return answer }
-        await withCheckedContinuation { next in controller.whenCarriedOut(index) { next.resume() } }
-        let wasActive = state.withLock { state -> Bool in
-            defer { state.isActive = value == 1 }
-            state.lastAnswer = Self.now()
-            return state.isActive
+        controller.quorum.submit(.heartbeat(id: node, epoch: epoch, isReady: true, isLeaving: false)) { answer in
+            switch answer {
+            case .refused(let refusal): self.refused(refusal, address)
+            case .done(let index, let value):
+                self.controller.whenCarriedOut(index) { self.answered(isActive: value == 1, address) }
+            }
         }
-        if wasActive != (value == 1) {
-            logger.info(value == 1 ? "the node is not fenced" : "the node is fenced")
+    }
+
+    private func answered(isActive: Bool, _ address: HostPort) {
+        let now = now()
+        let isNews = state.withLock { state -> Bool in
+            guard !state.isLeaving else { return false }
+            defer { state.isActive = isActive }
+            state.lastAnswer = now
+            return state.isActive != isActive
         }
-        return answer
+        if isNews { logger.info(isActive ? "the node is not fenced" : "the node is fenced") }
+        next(address, after: isActive ? controller.live.current.brokerHeartbeatMilliseconds : 5)
     }
 }
 
@@ -167,7 +186,7 @@ extension BrokerLifecycle: PartitionChangeProposing {
             node: controller.live.started.nodeID,
             brokerEpoch: ownBrokerEpoch
         )
-        propose(change, deadline: Self.now() + 30_000, done)
+        propose(change, deadline: now() + 30_000, done)
     }
 
     private func propose(
@@ -188,7 +207,7 @@ extension BrokerLifecycle: PartitionChangeProposing {
                 }
             case .refused(let refusal):
                 let mayTryAgain = refusal.code == .notController || refusal.code == .requestTimedOut
-                guard mayTryAgain, Self.now() < deadline else { return done(.failure(refusal)) }
+                guard mayTryAgain, self.now() < deadline else { return done(.failure(refusal)) }
                 _ = self.timers.schedule(after: .milliseconds(50)) { self.propose(change, deadline: deadline, done) }
             }
         }
@@ -207,6 +226,7 @@ extension BrokerLifecycle: BrokerDirectory {
 
     func isInService(_ node: Int32, brokerEpoch: Int64) -> Bool {
         guard let broker = controller.metadata.image.brokers[node], !broker.isFenced else { return false }
+        if PlantedReplicationBugs.planted.contains(.ignoresBrokerEpoch) { return true }
         return brokerEpoch == -1 || broker.epoch == brokerEpoch
     }
 }

@@ -28,7 +28,10 @@ extension ControllerState {
                 message: "\(name) is led by node \(now.leader) in epoch \(now.leaderEpoch)"
             )
         }
-        guard now.partitionEpoch == change.partitionEpoch else {
+        guard
+            now.partitionEpoch == change.partitionEpoch
+                || PlantedReplicationBugs.planted.contains(.comparesNoPartitionEpoch)
+        else {
             throw Refusal(
                 code: .invalidUpdateVersion,
                 message: "\(name) has changed since: its partition epoch is \(now.partitionEpoch)"
@@ -45,7 +48,10 @@ extension ControllerState {
             // Who is in sync already may not have been heard of in this leader epoch; who is new must have been.
             if epoch == -1 && now.isr.contains(member) { continue }
             // Who has been started since may have lost what it had (KIP-903).
-            guard image.brokers[member]?.epoch == epoch else {
+            guard
+                image.brokers[member]?.epoch == epoch
+                    || PlantedReplicationBugs.planted.contains(.ignoresBrokerEpoch)
+            else {
                 throw Refusal(code: .ineligibleReplica, message: "node \(member) has registered anew since")
             }
         }
@@ -72,8 +78,11 @@ extension ControllerState {
         guard partition.isMoving else { return }
         let target = partition.replicas.filter { !partition.removingReplicas.contains($0) }
         let added = partition.addingReplicas
-        guard added.allSatisfy({ partition.isr.contains($0) }), target.contains(where: { partition.isr.contains($0) })
+        let isEarly = PlantedReplicationBugs.planted.contains(.endsMovesEarly)
+        guard isEarly || added.allSatisfy({ partition.isr.contains($0) }),
+            isEarly || target.contains(where: { partition.isr.contains($0) })
         else { return }
+        if isEarly { partition.isr = target }
         partition.replicas = target
         partition.isr.removeAll { !target.contains($0) }
         partition.elr.removeAll { !target.contains($0) }

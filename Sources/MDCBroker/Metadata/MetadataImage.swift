@@ -59,6 +59,10 @@ extension PartitionImage {
             leader = chosen
             elr = (elr + isr).filter { $0 != chosen }
             isr = [chosen]
+        } else if PlantedReplicationBugs.planted.contains(.electsAnybody), let chosen = replicas.first(where: isCandidate)
+        {
+            leader = chosen
+            isr = [chosen]
         } else {
             return
         }
@@ -231,8 +235,11 @@ struct MetadataImage: Sendable {
         let former = brokers[broker.id]
         brokers[broker.id] = broker
         brokerEpochs[broker.id] = broker.epoch
-        let isEmptied = former.map { $0.directory != broker.directory } ?? false
-        if broker.isFenced {
+        let isEmptied =
+            former.map { $0.directory != broker.directory } ?? false
+            && !PlantedReplicationBugs.planted.contains(.emptyDiskIsTrusted)
+        let keeps = PlantedReplicationBugs.planted.contains(.restartedLeaderKeepsItsEpoch) && !isEmptied
+        if broker.isFenced, !keeps {
             leavePartitions(broker.id, losingData: isEmptied)
         }
     }

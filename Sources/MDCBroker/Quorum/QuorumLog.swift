@@ -48,7 +48,7 @@ final class QuorumLog: RaftLogStorage, Sendable {
     private let log: PartitionLog
     private let fileSystem: any FileSystem
     private let folder: String
-    private let thread: NIOThreadPool
+    private let thread: any WorkQueue
     private let logger: Logger
     private let state: Mutex<State>
     /// Of the disk's thread: a snapshot that arrives, and what `quorum-state` says.
@@ -72,7 +72,7 @@ final class QuorumLog: RaftLogStorage, Sendable {
         log: PartitionLog,
         fileSystem: any FileSystem,
         voters: [RaftReplica],
-        thread: NIOThreadPool,
+        thread: any WorkQueue,
         now: Timestamp,
         logger: Logger
     ) throws(BrokerError) {

@@ -39,7 +39,8 @@ final class QuorumNode: @unchecked Sendable {
     let log: QuorumLog
     let store: MetadataStore
     let live: LiveConfiguration
-    let transport: QuorumTransport
+    let transport: any QuorumTransporting
+    private let environment: NodeEnvironment
     let logger: Logger
     private let leftovers: @Sendable () -> Set<TopicID>
     var node: RaftNode<QuorumLog>
@@ -69,6 +70,7 @@ final class QuorumNode: @unchecked Sendable {
     /// - Parameters:
     ///   - voters: all of them; this node may be one.
     ///   - leftovers: deleted topics whose folders are still there.
+    ///   - transport: connections to the others; nil for those of the machine.
     init(
         replica: RaftReplica,
         log: QuorumLog,
@@ -76,6 +78,8 @@ final class QuorumNode: @unchecked Sendable {
         live: LiveConfiguration,
         eventLoop: any EventLoop,
         leftovers: @escaping @Sendable () -> Set<TopicID>,
+        transport: (any QuorumTransporting)? = nil,
+        environment: NodeEnvironment = .system,
         logger: Logger
     ) throws(BrokerError) {
         self.replica = replica
@@ -85,16 +89,18 @@ final class QuorumNode: @unchecked Sendable {
         self.eventLoop = eventLoop
         self.leftovers = leftovers
         self.logger = logger
-        transport = QuorumTransport(
-            eventLoop: eventLoop,
-            peers: live.started.voters.filter { $0.id != replica.node.rawValue },
-            logger: logger
-        )
+        self.environment = environment
+        self.transport =
+            transport
+            ?? QuorumTransport(
+                eventLoop: eventLoop,
+                peers: live.started.voters.filter { $0.id != replica.node.rawValue },
+                logger: logger
+            )
         var options = RaftOptions()
         options.electionTicks = max(6, Int(live.started.electionTimeoutMilliseconds / Self.tickMilliseconds))
-        var random = SystemRandomNumberGenerator()
         do {
-            node = try RaftNode(replica: replica, options: options, storage: log, seed: random.next())
+            node = try RaftNode(replica: replica, options: options, storage: log, seed: environment.random())
         } catch {
             throw BrokerError(.metadata, error.message, cause: error)
         }
@@ -108,14 +114,19 @@ final class QuorumNode: @unchecked Sendable {
 
     var status: Status { published.withLock { $0 } }
 
-    func now() -> Int64 { Int64(mdc_monotonic_ns() / 1_000_000) }
-    func wall() -> Timestamp { Timestamp(mdc_wall_clock_ms()) }
+    func now() -> Int64 { environment.monotonic() }
+    func wall() -> Timestamp { environment.wall() }
 
     // MARK: Life
 
     /// Listens, and takes part from now on.
     func start() async throws(BrokerError) {
         try await transport.start(live.started.controllerListen, delegate: self)
+        begin()
+    }
+
+    /// Takes part from now on, on a transport that is there already.
+    func begin() {
         eventLoop.execute {
             self.learnEndpoints()
             // A quorum of one needs no timeout.
@@ -262,7 +273,8 @@ final class QuorumNode: @unchecked Sendable {
         case .failure(let error):
             // What may be on the disk and what not is unknown: a restart finds out (docs/raft.md).
             logger.critical("the metadata log cannot be written; the node stops", metadata: ["error": "\(error)"])
-            fatalError("the metadata log cannot be written: \(error)")
+            isStopped = true
+            environment.stop("the metadata log cannot be written: \(error)")
         case .success(let written):
             log.publish(written)
             if let image = written.image, let snapshot = written.work.install {
@@ -291,7 +303,8 @@ final class QuorumNode: @unchecked Sendable {
                     "the metadata log has a change that this release does not know; run the newer one",
                     metadata: ["index": "\(entry.index)", "error": "\(error)"]
                 )
-                fatalError("the metadata cannot be applied: \(error)")
+                isStopped = true
+                return environment.stop("the metadata cannot be applied: \(error)")
             }
         }
         store.apply(records, index: applied)
@@ -374,7 +387,7 @@ final class QuorumNode: @unchecked Sendable {
         lastProposed = applied
         logger.info("this node is the active controller", metadata: ["index": "\(applied)"])
         if store.image.clusterID.isEmpty {
-            var random = SystemRandomNumberGenerator()
+            var random = environment.generator
             perform(.createCluster(id: KafkaUUID.random(using: &random).description)) { _ in }
         }
     }

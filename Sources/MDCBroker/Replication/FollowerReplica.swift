@@ -68,7 +68,7 @@ struct FollowerReplica: Sendable {
     private(set) var leaderLogStart: Offset = -1
     /// Errors in a row.
     private(set) var failures = 0
-    var bugs: PlantedReplicationBugs = []
+    var bugs = PlantedReplicationBugs.planted
 
     init(leader: Int32, leaderEpoch: Int32) {
         self.leader = leader

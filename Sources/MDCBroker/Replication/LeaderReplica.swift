@@ -101,7 +101,7 @@ struct LeaderReplica: Sendable {
     /// End of the log when this epoch began: who has less may not enter the in-sync set.
     private(set) var epochStart: Offset
     var settings: Settings
-    var bugs: PlantedReplicationBugs = []
+    var bugs = PlantedReplicationBugs.planted
 
     init(
         node: Int32,

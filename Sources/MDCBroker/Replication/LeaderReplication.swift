@@ -11,6 +11,8 @@ struct ReplicationHooks: Sendable {
     var propose: @Sendable (LeaderReplication, LeaderReplica.Proposal) -> Void
     /// Whether that run of a node may be in sync.
     var mayEnter: @Sendable (Int32, Int64) -> Bool
+    /// Milliseconds of a clock that never goes back.
+    var now: @Sendable () -> Int64 = { LeaderReplication.now() }
 }
 
 /// The replicas of a partition that this node leads: ``LeaderReplica`` with a lock, and who waits for the high watermark.
@@ -73,7 +75,7 @@ final class LeaderReplication: Sendable {
         -> Bool
     {
         let end = log.logEndOffset
-        let now = Self.now()
+        let now = hooks.now()
         var refusal: LeaderReplica.Refusal?
         let advanced = change { replica in
             do throws(LeaderReplica.Refusal) {
@@ -101,13 +103,13 @@ final class LeaderReplication: Sendable {
         let end = log.logEndOffset
         _ = change { replica in
             replica.appended(to: end)
-            return replica.tick(now: Self.now(), mayEnter: hooks.mayEnter)
+            return replica.tick(now: hooks.now(), mayEnter: hooks.mayEnter)
         }
     }
 
     /// The controller answered a proposal. Returns whether more is committed than before.
     func answered(_ proposal: LeaderReplica.Proposal, _ verdict: LeaderReplica.Verdict) -> Bool {
-        change { $0.answered(proposal, verdict, now: Self.now()) }
+        change { $0.answered(proposal, verdict, now: hooks.now()) }
     }
 
     /// The controller has committed another state in the same leader epoch. Returns whether more is committed than before.
@@ -124,7 +126,7 @@ final class LeaderReplication: Sendable {
                 partitionEpoch: partitionEpoch,
                 replicas: replicas,
                 inSync: inSync,
-                now: Self.now()
+                now: hooks.now()
             )
             // Nobody else tells of what was committed just now.
             outcome.highWatermark = outcome.highWatermark ?? advanced

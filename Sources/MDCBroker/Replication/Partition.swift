@@ -114,7 +114,8 @@ final class Partition: Sendable {
     /// Calls `done` when everything before `offset` is committed: on stable storage here and on the in-sync replicas. It
     /// fails with `.notLeader` or `.notEnoughReplicas` where that cannot be waited for any longer.
     func whenCommitted(upTo offset: Offset, _ done: @escaping @Sendable (Result<Void, LogError>) -> Void) {
-        guard let replication = sharedReplication else { return log.whenDurable(upTo: offset, done) }
+        guard let replication = sharedReplication, !PlantedReplicationBugs.planted.contains(.acknowledgesBeforeCommit)
+        else { return log.whenDurable(upTo: offset, done) }
         replication.whenCommitted(upTo: offset, done)
     }
 

@@ -24,4 +24,37 @@ struct PlantedReplicationBugs: OptionSet, Sendable, Hashable {
     static let fetchesFromWrittenEnd = PlantedReplicationBugs(rawValue: 1 << 7)
     /// A leader counts what it wrote, not what it brought to disk (trap 14).
     static let countsWrittenEnd = PlantedReplicationBugs(rawValue: 1 << 8)
+
+    // Of the cluster's simulation alone.
+
+    /// A broker that registers anew goes on leading in the epoch that it had (trap 7).
+    static let restartedLeaderKeepsItsEpoch = PlantedReplicationBugs(rawValue: 1 << 9)
+    /// A restarted node leads as its old metadata say (trap 7).
+    static let actsOnOldMetadata = PlantedReplicationBugs(rawValue: 1 << 10)
+    /// A node whose disk was emptied stays in sync.
+    static let emptyDiskIsTrusted = PlantedReplicationBugs(rawValue: 1 << 11)
+    /// Where nobody in sync runs, any replica that does is elected (trap 6, KIP-966).
+    static let electsAnybody = PlantedReplicationBugs(rawValue: 1 << 12)
+    /// The controller does not compare partition epochs (trap 4).
+    static let comparesNoPartitionEpoch = PlantedReplicationBugs(rawValue: 1 << 13)
+    /// A folder of a deleted topic is taken for that of a new one of its name (trap 15).
+    static let ignoresTopicID = PlantedReplicationBugs(rawValue: 1 << 14)
+    /// A record is acknowledged when it is durable here (trap 14).
+    static let acknowledgesBeforeCommit = PlantedReplicationBugs(rawValue: 1 << 16)
+    /// A move to other nodes ends before the new ones are in sync (trap 15).
+    static let endsMovesEarly = PlantedReplicationBugs(rawValue: 1 << 17)
+
+    #if DEBUG
+        /// What is planted in everything that runs under it.
+        @TaskLocal static var inForce: PlantedReplicationBugs = []
+    #endif
+
+    /// What is planted; nothing in a release build.
+    @inline(__always) static var planted: PlantedReplicationBugs {
+        #if DEBUG
+            return inForce
+        #else
+            return []
+        #endif
+    }
 }

@@ -23,7 +23,7 @@ final class ReplicaComparer: Sendable {
     private let manager: ReplicaManager
     private let peers: PeerRequests
     private let eventLoop: any EventLoop
-    private let blocking: NIOThreadPool
+    private let blocking: any WorkQueue
     /// Milliseconds between two passes over a replica (`replica.compare.interval.ms`); 0 for never.
     private let interval: @Sendable () -> Int64
     private let logger: Logger
@@ -36,7 +36,7 @@ final class ReplicaComparer: Sendable {
         manager: ReplicaManager,
         peers: PeerRequests,
         eventLoop: any EventLoop,
-        blocking: NIOThreadPool,
+        blocking: any WorkQueue,
         interval: @escaping @Sendable () -> Int64,
         logger: Logger
     ) {

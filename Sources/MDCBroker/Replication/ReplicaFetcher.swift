@@ -12,9 +12,11 @@ import NIOPosix
 /// A round is: fetch, append, wait until what was appended is on disk, fetch on from there. Cuts run on the pool; their
 /// partitions leave the session until they are done. Confined to its event loop, hence unchecked.
 final class ReplicaFetcher: @unchecked Sendable {
-    struct Key: Hashable {
+    struct Key: Hashable, Comparable {
         var topicID: TopicID
         var index: Int32
+
+        static func < (a: Key, b: Key) -> Bool { (a.topicID, a.index) < (b.topicID, b.index) }
     }
 
     enum Phase: Equatable {
@@ -45,8 +47,8 @@ final class ReplicaFetcher: @unchecked Sendable {
     let eventLoop: any EventLoop
     private let node: Int32
     private let directory: any BrokerDirectory
-    private let blocking: NIOThreadPool
-    private let clock: @Sendable () -> Timestamp
+    private let blocking: any WorkQueue
+    private let environment: NodeEnvironment
     /// Told of a partition whose high watermark has advanced.
     private let whenAdvanced: @Sendable (Key) -> Void
     /// Told of a log that was cut or emptied, before anything is appended to it.
@@ -55,7 +57,7 @@ final class ReplicaFetcher: @unchecked Sendable {
     private(set) var entries: [Key: Entry] = [:]
     /// Keys that the session still has and must not.
     private var forgotten: Set<Key> = []
-    private var connection: PeerConnection?
+    private var connection: (any FollowerLink)?
     private var isConnected = false
     private var isStopped = false
     private var failures = 0
@@ -71,8 +73,8 @@ final class ReplicaFetcher: @unchecked Sendable {
         node: Int32,
         eventLoop: any EventLoop,
         directory: any BrokerDirectory,
-        blocking: NIOThreadPool,
-        clock: @escaping @Sendable () -> Timestamp,
+        blocking: any WorkQueue,
+        environment: NodeEnvironment,
         whenAdvanced: @escaping @Sendable (Key) -> Void,
         whenCut: @escaping @Sendable (PartitionLog) -> Void,
         logger: Logger
@@ -82,7 +84,7 @@ final class ReplicaFetcher: @unchecked Sendable {
         self.eventLoop = eventLoop
         self.directory = directory
         self.blocking = blocking
-        self.clock = clock
+        self.environment = environment
         self.whenAdvanced = whenAdvanced
         self.whenCut = whenCut
         self.logger = logger
@@ -143,15 +145,15 @@ final class ReplicaFetcher: @unchecked Sendable {
         guard connection == nil, retry == nil, !isStopped else { return }
         guard let address = directory.endpoint(of: remote) else { return retryLater() }
         session = (0, 0)
-        let made = PeerConnection.connect(
-            to: address,
-            on: eventLoop,
-            whenReady: {
+        let made = environment.connect(
+            address,
+            eventLoop,
+            {
                 self.isConnected = true
                 self.pump()
             },
-            onFrame: { self.received($0) },
-            onClose: { self.lost() }
+            { self.received($0) },
+            { self.lost() }
         )
         if !made.isClosed { connection = made }
     }
@@ -181,7 +183,7 @@ final class ReplicaFetcher: @unchecked Sendable {
         let base = Double(min(20 << min(failures, 6), 1000))
         failures += 1
         retry = eventLoop.assumeIsolated().scheduleTask(
-            in: .milliseconds(Int64(base * Double.random(in: 0.5...1.5)))
+            in: .milliseconds(Int64(base * (0.5 + environment.fraction())))
         ) {
             self.retry = nil
             if !self.entries.isEmpty { self.connect() }
@@ -205,10 +207,9 @@ final class ReplicaFetcher: @unchecked Sendable {
         guard inFlight == nil, !isStopped, !entries.isEmpty else { return }
         guard isConnected else { return connect() }
         var isSyncing = false
-        for (key, entry) in entries where entry.phase == .ready {
-            // What was written as a leader is asked about once it is on disk.
-            if entry.log.durableEndOffset < entry.log.logEndOffset { sync(key, upTo: entry.log.logEndOffset) }
-        }
+        // What was written as a leader is asked about once it is on disk.
+        let unsynced = entries.filter { $0.value.phase == .ready && $0.value.log.durableEndOffset < $0.value.log.logEndOffset }
+        for (key, entry) in unsynced.sorted(by: { $0.key < $1.key }) { sync(key, upTo: entry.log.logEndOffset) }
         for entry in entries.values where entry.phase == .syncing { isSyncing = true }
         guard !isSyncing, entries.values.contains(where: { $0.phase == .ready }) else { return }
         do throws(ProtocolError) {
@@ -259,8 +260,10 @@ final class ReplicaFetcher: @unchecked Sendable {
             maxBytes: Self.fetchBytes,
             sessionId: session.id,
             sessionEpoch: session.epoch,
-            topics: topics.map { .init(topicId: $0.key, partitions: $0.value) },
-            forgottenTopicsData: gone.map { .init(topicId: $0.key, partitions: $0.value) }
+            topics: topics.map { .init(topicId: $0.key, partitions: $0.value.sorted { $0.partition < $1.partition }) }
+                .sorted { $0.topicId < $1.topicId },
+            forgottenTopicsData: gone.map { .init(topicId: $0.key, partitions: $0.value.sorted()) }
+                .sorted { $0.topicId < $1.topicId }
         )
         correlation &+= 1
         let sent = correlation
@@ -350,7 +353,7 @@ final class ReplicaFetcher: @unchecked Sendable {
     private func append(_ records: ByteBuffer, _ key: Key, _ entry: Entry) {
         do throws(LogError) {
             let epoch = LeaderEpoch(entry.follower.leaderEpoch)
-            let result = try entry.log.append(records, as: .replica, leaderEpoch: epoch, now: clock())
+            let result = try entry.log.append(records, as: .replica, leaderEpoch: epoch, now: environment.wall())
             sync(key, upTo: result.lastOffset + 1)
         } catch {
             pause(key, entry, "\(error)")
@@ -424,7 +427,7 @@ final class ReplicaFetcher: @unchecked Sendable {
     }
 
     private func pause(_ key: Key, _ entry: Entry, _ reason: String) {
-        let milliseconds = max(50, entry.follower.pauseMilliseconds(random: Double.random(in: 0...1)))
+        let milliseconds = max(50, entry.follower.pauseMilliseconds(random: environment.fraction()))
         logger.debug(
             "a replica pauses",
             metadata: ["partition": "\(entry.log.topicPartition)", "leader": "\(remote)", "reason": "\(reason)"]

@@ -63,8 +63,9 @@ final class ReplicaManager: ReplicaApplying {
     let registry: PartitionRegistry
     private let proposing: any PartitionChangeProposing
     private let group: any EventLoopGroup
-    private let blocking: NIOThreadPool
+    private let blocking: any WorkQueue
     private let checkpoint: HighWatermarkCheckpoint
+    private let environment: NodeEnvironment
     private let logger: Logger
     private let state = Mutex(State())
     private let onLeadership = Mutex<LeadershipHandler?>(nil)
@@ -78,8 +79,9 @@ final class ReplicaManager: ReplicaApplying {
         proposing: any PartitionChangeProposing,
         directory: any BrokerDirectory,
         group: any EventLoopGroup,
-        blocking: NIOThreadPool,
+        blocking: any WorkQueue,
         checkpoint: HighWatermarkCheckpoint,
+        environment: NodeEnvironment = .system,
         logger: Logger
     ) {
         node = live.current.nodeID
@@ -91,6 +93,7 @@ final class ReplicaManager: ReplicaApplying {
         self.group = group
         self.blocking = blocking
         self.checkpoint = checkpoint
+        self.environment = environment
         self.logger = logger
         // What a log had brought to disk need not have been committed: until its leader tells, what was known to be is.
         for log in logs.allPartitions where log.topicPartition != MetadataStore.topicPartition {
@@ -99,14 +102,14 @@ final class ReplicaManager: ReplicaApplying {
         }
     }
 
-    private func now() -> Int64 { LeaderReplication.now() }
+    private func now() -> Int64 { environment.monotonic() }
 
     /// Sets what is told of leaderships that begin, each epoch anew, and end. It must not block.
     func whenLeadershipChanges(_ handler: @escaping LeadershipHandler) { onLeadership.withLock { $0 = handler } }
 
     // MARK: Running
 
-    /// Begins to watch followers for lag.
+    /// Begins to watch followers for lag, and to compare replicas.
     func start(_ peers: PeerRequests) {
         let comparer = ReplicaComparer(
             manager: self,
@@ -118,6 +121,11 @@ final class ReplicaManager: ReplicaApplying {
         )
         state.withLock { $0.comparer = comparer }
         comparer.start()
+        watch()
+    }
+
+    /// Begins to watch followers for lag.
+    func watch() {
         let interval = TimeAmount.milliseconds(max(50, min(250, lagMilliseconds / 4)))
         let ticker = group.next().scheduleRepeatedTask(initialDelay: interval, delay: interval) { [weak self] _ in
             self?.tick()
@@ -326,7 +334,7 @@ final class ReplicaManager: ReplicaApplying {
         let name = TopicPartition(topic: topic.name, partition: PartitionID(index))
         let settings = TopicSettings.settings(topic.configs, defaults: live.current.topicDefaults)
         if let log = logs.partition(name) {
-            if log.topicID == topic.id {
+            if log.topicID == topic.id || PlantedReplicationBugs.planted.contains(.ignoresTopicID) {
                 try log.update(settings: settings)
                 return log
             }
@@ -404,7 +412,8 @@ final class ReplicaManager: ReplicaApplying {
     private var hooks: ReplicationHooks {
         ReplicationHooks(
             propose: { [weak self] in self?.propose($0, $1) },
-            mayEnter: { [directory] in directory.isInService($0, brokerEpoch: $1) }
+            mayEnter: { [directory] in directory.isInService($0, brokerEpoch: $1) },
+            now: environment.monotonic
         )
     }
 
@@ -495,6 +504,9 @@ final class ReplicaManager: ReplicaApplying {
         let log = replica.log
         let epoch = LeaderEpoch(new.leaderEpoch)
         log.follow(in: epoch)
+        if PlantedReplicationBugs.planted.contains(.truncatesToHighWatermark) {
+            try? log.truncate(to: log.highWatermark, following: epoch)
+        }
         guard new.leader >= 0 else { return }
         if log.isFolderOffline {
             // With nothing new it would look as if it kept up. The leader drops it from the in-sync set as it lags.
@@ -606,7 +618,7 @@ final class ReplicaManager: ReplicaApplying {
                 eventLoop: group.next(),
                 directory: directory,
                 blocking: blocking,
-                clock: { Timestamp(mdc_wall_clock_ms()) },
+                environment: environment,
                 whenAdvanced: { [registry] in registry.advanced($0.topicID, $0.index) },
                 whenCut: { [checkpoint] in checkpoint.lower($0.topicPartition, to: $0.highWatermark) },
                 logger: logger
