@@ -430,17 +430,7 @@ public final class Broker: Service {
         )
     }
 
-    private var metadataSettings: LogSettings {
-        var settings = LogSettings()
-        // Whole segments go when a snapshot covers them.
-        settings.segmentBytes = max(16_384, min(configuration.metadataSnapshotBytes / 4, 64 << 20))
-        settings.retentionMilliseconds = -1
-        settings.retentionBytes = -1
-        settings.segmentMilliseconds = .max
-        settings.maxMessageBytes = 64 << 20
-        settings.durability = .fsync
-        return settings
-    }
+    private var metadataSettings: LogSettings { configuration.metadataLogSettings }
 
     private func openLogs(_ fileSystem: any FileSystem) throws(BrokerError) -> LogManager {
         var logging = LogConfiguration(directories: configuration.dataDirectories)

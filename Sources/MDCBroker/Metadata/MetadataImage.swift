@@ -59,7 +59,8 @@ extension PartitionImage {
             leader = chosen
             elr = (elr + isr).filter { $0 != chosen }
             isr = [chosen]
-        } else if PlantedReplicationBugs.planted.contains(.electsAnybody), let chosen = replicas.first(where: isCandidate)
+        } else if PlantedReplicationBugs.planted.contains(.electsAnybody),
+            let chosen = replicas.first(where: isCandidate)
         {
             leader = chosen
             isr = [chosen]

@@ -495,3 +495,18 @@ extension RaftMembership {
         self.init(voters: voters.map(RaftReplica.init), observers: observers.map(RaftReplica.init))
     }
 }
+
+extension BrokerConfiguration {
+    /// Of the metadata log.
+    var metadataLogSettings: LogSettings {
+        var settings = LogSettings()
+        // Whole segments go when a snapshot covers them.
+        settings.segmentBytes = max(16_384, min(metadataSnapshotBytes / 4, 64 << 20))
+        settings.retentionMilliseconds = -1
+        settings.retentionBytes = -1
+        settings.segmentMilliseconds = .max
+        settings.maxMessageBytes = 64 << 20
+        settings.durability = .fsync
+        return settings
+    }
+}

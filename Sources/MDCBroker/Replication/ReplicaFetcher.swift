@@ -208,7 +208,9 @@ final class ReplicaFetcher: @unchecked Sendable {
         guard isConnected else { return connect() }
         var isSyncing = false
         // What was written as a leader is asked about once it is on disk.
-        let unsynced = entries.filter { $0.value.phase == .ready && $0.value.log.durableEndOffset < $0.value.log.logEndOffset }
+        let unsynced = entries.filter {
+            $0.value.phase == .ready && $0.value.log.durableEndOffset < $0.value.log.logEndOffset
+        }
         for (key, entry) in unsynced.sorted(by: { $0.key < $1.key }) { sync(key, upTo: entry.log.logEndOffset) }
         for entry in entries.values where entry.phase == .syncing { isSyncing = true }
         guard !isSyncing, entries.values.contains(where: { $0.phase == .ready }) else { return }

@@ -100,7 +100,9 @@
                 for (index, partition) in topic.partitions.enumerated() {
                     let key = Key(topic: topic.id, partition: Int32(index))
                     let now = (leader: partition.leaderEpoch, partition: partition.partitionEpoch)
-                    if let before = epochs[node.id]?[key], now.leader < before.leader || now.partition < before.partition {
+                    if let before = epochs[node.id]?[key],
+                        now.leader < before.leader || now.partition < before.partition
+                    {
                         // A restart begins with a snapshot, from where the log is applied anew.
                         if compared[node.id]?.run == node.run, lastRun[node.id] == node.run {
                             throw Wrong("the epochs of \(topic.name)-\(index) go back on node \(node.id)")
@@ -180,7 +182,10 @@
                         )
                     }
                 } else {
-                    histories[key, default: History()].written[place] = Written(checksum: batch.header.crc, node: node.id)
+                    histories[key, default: History()].written[place] = Written(
+                        checksum: batch.header.crc,
+                        node: node.id
+                    )
                 }
             }
         }
@@ -236,14 +241,18 @@
                 let parts = record.value.split(separator: "-")
                 guard parts.count == 2, let number = Int(parts[1]) else { continue }
                 if let before = last[parts[0]], before > number {
-                    throw Wrong("'\(record.value)' comes after number \(before) of its producer in partition \(partition)")
+                    throw Wrong(
+                        "'\(record.value)' comes after number \(before) of its producer in partition \(partition)"
+                    )
                 }
                 last[parts[0]] = number
             }
             let history = histories[Key(topic: log.topicID, partition: partition)] ?? History()
             let values = try Self.values(log)
             for (offset, value) in history.read where values[offset]?.value != value {
-                throw Wrong("a consumer has read '\(value)' at offset \(offset) of partition \(partition), which is not there")
+                throw Wrong(
+                    "a consumer has read '\(value)' at offset \(offset) of partition \(partition), which is not there"
+                )
             }
         }
 
@@ -280,7 +289,9 @@
 
         static func records(_ batch: RecordBatchSlice) throws(Wrong) -> [(Int64, String)] {
             do {
-                return try batch.reader().records().map { ($0.offset.rawValue, $0.value.map { String(buffer: $0) } ?? "") }
+                return try batch.reader().records().map {
+                    ($0.offset.rawValue, $0.value.map { String(buffer: $0) } ?? "")
+                }
             } catch {
                 throw Wrong("a batch at offset \(batch.header.baseOffset) cannot be read: \(error)")
             }

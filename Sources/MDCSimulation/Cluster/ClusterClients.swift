@@ -29,6 +29,8 @@
         var batches: [Batch] = []
         var nextSequence: Int32 = 0
         var nextValue = 0
+        /// The newest leadership that it heard of: what metadata say of older ones is no news.
+        var newestEpoch: Int32 = -1
         let connection: UInt64
 
         init(number: Int, partition: Int32, window: Int, connection: UInt64) {
@@ -62,6 +64,8 @@
         let partition: Int32
         var position: Int64 = 0
         var lastEpoch: Int32 = -1
+        /// The newest leadership that it heard of.
+        var newestEpoch: Int32 = -1
         var topic: FetchTopic?
 
         init(partition: Int32) { self.partition = partition }
@@ -87,8 +91,10 @@
                 producer.make(workload.number(in: 1...3))
             }
             guard !producer.batches.isEmpty, let (state, topic) = leader(producer.partition, by: &workload),
-                state.leader >= 0, let node = network.node(state.leader)
+                state.leaderEpoch >= producer.newestEpoch, state.leader >= 0
             else { return }
+            producer.newestEpoch = state.leaderEpoch
+            guard let node = network.node(state.leader) else { return }
             let target = [Int64(node.id), Int64(node.run), Int64(state.leaderEpoch)]
             // What is under way to another connection is settled first: its records may come before or not at all.
             if let other = producer.batches.first(where: { $0.target != nil && $0.target != target })?.target {
@@ -108,7 +114,9 @@
         }
 
         private func askForID(_ producer: ClusterProducer) {
-            guard !producer.asksForID, let node = network.nodes.first(where: { _ in workload.once(in: 2) }) else { return }
+            guard !producer.asksForID, let node = network.nodes.first(where: { _ in workload.once(in: 2) }) else {
+                return
+            }
             producer.asksForID = true
             let run = Unsafe(self)
             let who = Unsafe(producer)
@@ -127,8 +135,12 @@
             scheduler.after(6_000_000) { if producer.id == nil { producer.asksForID = false } }
         }
 
-        private func send(_ producer: ClusterProducer, _ batch: ClusterProducer.Batch, _ topic: TopicID, to node: ClusterNode)
-        {
+        private func send(
+            _ producer: ClusterProducer,
+            _ batch: ClusterProducer.Batch,
+            _ topic: TopicID,
+            to node: ClusterNode
+        ) {
             let bytes: ByteBuffer
             do throws(Wrong) {
                 bytes = try producer.encoded(batch, now: Timestamp(1_700_000_000_000 + scheduler.now / 1000))
@@ -157,14 +169,17 @@
             _ result: ClusterServer.Produced
         ) {
             switch result {
-            case .failed(let code):
-                if code == .duplicateSequenceNumber || code == .outOfOrderSequenceNumber,
-                    producer.batches.first?.sequence == batch.sequence
-                {
-                    note("node \(node.id) refuses \(batch.values[0]), the first that is not acknowledged: \(code)")
-                    if code == .outOfOrderSequenceNumber {
-                        return fail("what came before '\(batch.values[0])' was acknowledged, and the leader does not have it")
-                    }
+            case .failed(let code, let reason):
+                onlyTrace("    node \(node.id) refuses '\(batch.values[0])': \(code) \(reason)")
+                if code == .outOfOrderSequenceNumber, producer.batches.first?.sequence == batch.sequence {
+                    return fail(
+                        "what came before '\(batch.values[0])' was acknowledged, and the leader does not have it"
+                    )
+                }
+                if code == .duplicateSequenceNumber {
+                    // It is in the log, where the leader has forgotten.
+                    scheduler.after(Int64(200 + workload.below(1500))) { [self] in settle(producer, batch, nil) }
+                    return
                 }
                 scheduler.after(Int64(200 + workload.below(1500))) { [self] in settle(producer, batch, code) }
             case .done(let offset, let epoch):
@@ -208,9 +223,13 @@
         // MARK: Consumers
 
         func consume(_ consumer: ClusterConsumer) {
-            guard let (state, topic) = leader(consumer.partition, by: &workload), state.leader >= 0,
-                let node = network.node(state.leader), !network.isCut(Self.client, node.id)
+            guard let (state, topic) = leader(consumer.partition, by: &workload),
+                state.leaderEpoch >= consumer.newestEpoch
             else { return }
+            consumer.newestEpoch = state.leaderEpoch
+            guard state.leader >= 0, let node = network.node(state.leader), !network.isCut(Self.client, node.id) else {
+                return
+            }
             if consumer.topic?.id != topic.id {
                 consumer.topic = FetchTopic(name: topic.name, id: topic.id, isByID: true)
             }

@@ -70,11 +70,15 @@
             case .cutOff:
                 let others = nodes.filter { $0.id != victim.id }.map(\.id) + (random.once(in: 2) ? [-1] : [])
                 let way = random.below(3)
-                cut(others.flatMap { (way != 1 ? [[victim.id, $0]] : []) + (way != 2 ? [[$0, victim.id]] : []) }, for: time, name)
+                cut(
+                    others.flatMap { (way != 1 ? [[victim.id, $0]] : []) + (way != 2 ? [[$0, victim.id]] : []) },
+                    for: time,
+                    name
+                )
             case .slowDisk:
                 note("\(name): node \(victim.id), for \(time / 1000) ms")
                 victim.syncDelay = 20_000...random.pick([100_000, 400_000, 1_500_000])
-                heal(after: time) { victim.syncDelay = 300...3_000 }
+                heal(after: time) { victim.syncDelay = 300...6_000 }
             case .slowNetwork:
                 note("\(name), for \(time / 1000) ms")
                 network.delay = random.pick([20_000, 60_000, 200_000])
@@ -87,7 +91,11 @@
                 note("\(name): node \(victim.id), for \(time / 1000) ms")
                 let calls: Set<SimulatedDisk.Call> = [.write, .allocate, .open, .makeDirectory]
                 victim.disk.setFault(.init(kind: .noSpace, after: random.below(10), count: .max, calls: calls))
-                heal(after: time) { victim.disk.setFault(nil) }
+                victim.isFull = true
+                heal(after: time) {
+                    victim.disk.setFault(nil)
+                    victim.isFull = false
+                }
             case .elect:
                 let partition = Int32(random.below(partitions))
                 ask(.electLeader(topic: topicName, partition: partition, isUnclean: false), name, &random)
@@ -101,7 +109,9 @@
         }
 
         private func anyLeader(_ random: inout SimulationRandom) -> ClusterNode? {
-            let leaders = network.nodes.filter { $0.services?.registry.all.contains { $0.topicPartition.topic == topicName } == true }
+            let leaders = network.nodes.filter {
+                $0.services?.registry.all.contains { $0.topicPartition.topic == topicName } == true
+            }
             return leaders.isEmpty ? nil : random.pick(leaders)
         }
 

@@ -119,7 +119,8 @@
         }
 
         func ask(_ id: Int32, _ change: ControllerChange, _ done: @escaping @Sendable (QuorumAnswer) -> Void) {
-            guard isConnected(id), let bytes = encoded(.request(id: 0, change)), let target = network.node(id)?.run else {
+            guard isConnected(id), let bytes = encoded(.request(id: 0, change)), let target = network.node(id)?.run
+            else {
                 return done(.refused(Refusal(code: .notController, message: "cannot be reached")))
             }
             number += 1

@@ -39,7 +39,9 @@
         private(set) var server: ClusterServer?
         private(set) var transport: SimulatedTransport?
         /// Microseconds until the disk has what was written.
-        var syncDelay: ClosedRange<Int> = 300...3_000
+        var syncDelay: ClosedRange<Int> = 300...6_000
+        /// Nothing can be made on its disk, so that it is no use looking there.
+        var isFull = false
         /// The machine has lost power, not only the process.
         private(set) var hasLostPower = false
         private let configuration: BrokerConfiguration
@@ -219,10 +221,7 @@
             _ environment: NodeEnvironment,
             _ logger: Logger
         ) throws -> (MetadataStore, QuorumNode, QuorumLog) {
-            var settings = LogSettings()
-            settings.segmentBytes = 16_384
-            settings.retentionMilliseconds = -1
-            settings.segmentMilliseconds = .max
+            var settings = configuration.metadataLogSettings
             settings.preallocates = false
             let log =
                 try logs.partition(MetadataStore.topicPartition)
@@ -231,6 +230,7 @@
                     topicID: MetadataStore.topicID,
                     settings: settings
                 )
+            try log.update(settings: settings)
             let quorumLog = try QuorumLog(
                 log: log,
                 fileSystem: disk,

@@ -59,7 +59,15 @@
             let refused = reader.noteProgress(toRead)
             var outcome = reader.read(toRead, copyMaxBytes: .max)
             if !refused.isEmpty { outcome.refuse(refused) }
-            wait(outcome, toRead, verdict, reader, header, link, until: services.loop.microseconds + Int64(view.maxWaitMs) * 1000)
+            wait(
+                outcome,
+                toRead,
+                verdict,
+                reader,
+                header,
+                link,
+                until: services.loop.microseconds + Int64(view.maxWaitMs) * 1000
+            )
         }
 
         /// Answers when there is something to tell, or time is over.
@@ -74,7 +82,7 @@
         ) {
             let isOver = services.loop.microseconds >= deadline || targets.isEmpty
             guard outcome.bytes >= reader.parameters.minBytes || outcome.isUrgent || isOver else {
-                return services.loop.after(Int64(2_000 + services.environment.random() % 8_000)) { [self] in
+                return services.loop.after(Int64(3_000 + services.environment.random() % 12_000)) { [self] in
                     let next = reader.read(targets, copyMaxBytes: .max)
                     wait(next, targets, verdict, reader, header, link, until: deadline)
                 }
@@ -117,7 +125,7 @@
         /// What became of a producer's batch.
         enum Produced {
             case done(offset: Int64, leaderEpoch: Int32)
-            case failed(ErrorCode)
+            case failed(ErrorCode, String = "")
         }
 
         /// Appends a producer's batch with `acks=all`, and tells when it is committed. See `ProduceHandler`.
@@ -138,11 +146,11 @@
                 partition.whenCommitted(upTo: result.lastOffset + 1) { outcome in
                     switch outcome {
                     case .success: once.call(.done(offset: offset, leaderEpoch: epoch))
-                    case .failure(let error): once.call(.failed(error.kafkaError))
+                    case .failure(let error): once.call(.failed(error.kafkaError, error.message))
                     }
                 }
             } catch {
-                done(.failed(error.kafkaError))
+                done(.failed(error.kafkaError, error.message))
             }
         }
 
@@ -167,7 +175,9 @@
         }
 
         /// A consumer's look at one partition.
-        func fetch(_ topic: FetchTopic, _ index: Int32, from offset: Int64, leaderEpoch: Int32, lastEpoch: Int32) -> Fetched {
+        func fetch(_ topic: FetchTopic, _ index: Int32, from offset: Int64, leaderEpoch: Int32, lastEpoch: Int32)
+            -> Fetched
+        {
             let target = FetchTarget(
                 topic: topic,
                 index: index,

@@ -77,7 +77,9 @@ public struct ClusterSimulation: Sendable {
     /// How to see it again.
     public var command: String {
         var command = "mdc-simulate cluster --seeds \(seed)..\(seed) --milliseconds \(milliseconds)"
-        if let faults { command += " --faults \(faults.isEmpty ? "none" : faults.map(String.init).joined(separator: ","))" }
+        if let faults {
+            command += " --faults \(faults.isEmpty ? "none" : faults.map(String.init).joined(separator: ","))"
+        }
         if let bug { command += " --bug \(bug.rawValue)" }
         return command + " --trace"
     }

@@ -83,6 +83,9 @@
             if failure == nil { failure = what }
         }
 
+        /// What is too much for the end of the trace.
+        func onlyTrace(_ text: @autoclosure () -> String) { onTrace?("\(scheduler.now / 1000) \(text())") }
+
         // MARK: Running
 
         func run() {
@@ -102,7 +105,7 @@
                 }
             }
             every(20_000) { $0.makeTopic() }
-            for producer in producers { every(12_000) { $0.produce(producer) } }
+            for producer in producers { every(25_000) { $0.produce(producer) } }
             for consumer in consumers { every(40_000) { $0.consume(consumer) } }
             every(150_000) { $0.look() }
             scheduler.run(until: Int64(milliseconds) * 1000) { failure != nil }
@@ -136,7 +139,7 @@
             for node in nodes {
                 node.disk.setFault(nil)
                 node.disk.crashAfter(changes: nil)
-                node.syncDelay = 300...3_000
+                node.syncDelay = 300...6_000
             }
             for heal in healers { heal() }
             for node in nodes { start(node) }
@@ -160,12 +163,14 @@
             for node in nodes {
                 guard let services = node.services else { return "node \(node.id) does not run" }
                 guard services.membership.isActive else { return "node \(node.id) is fenced" }
-                guard services.store.image.topics == image?.topics, services.store.image.brokers == image?.brokers else {
+                guard services.store.image.topics == image?.topics, services.store.image.brokers == image?.brokers
+                else {
                     return "nodes 1 and \(node.id) know different metadata"
                 }
             }
             for producer in producers where producer.id == nil || !producer.batches.isEmpty {
-                return "producer \(producer.number) has \(producer.batches.count) batches that are not acknowledged, the first "
+                return
+                    "producer \(producer.number) has \(producer.batches.count) batches that are not acknowledged, the first "
                     + "is \(producer.batches.first?.values.first ?? "none"), target \(producer.batches.first?.target ?? [])"
             }
             for (index, state) in topic.partitions.enumerated() {
@@ -176,8 +181,10 @@
                 guard let leader = log(of: state.leader, Int32(index)), logs.count == state.replicas.count else {
                     return "partition \(index) has no log on some of \(state.replicas)"
                 }
-                for log in logs where log.logEndOffset != leader.logEndOffset || log.highWatermark != leader.logEndOffset {
-                    return "partition \(index) ends at \(logs.map(\.logEndOffset)), high watermarks \(logs.map(\.highWatermark))"
+                for log in logs
+                where log.logEndOffset != leader.logEndOffset || log.highWatermark != leader.logEndOffset {
+                    return
+                        "partition \(index) ends at \(logs.map(\.logEndOffset)), high watermarks \(logs.map(\.highWatermark))"
                 }
                 for consumer in consumers where consumer.partition == Int32(index) {
                     guard consumer.position == leader.logEndOffset.rawValue else {
@@ -272,7 +279,7 @@
                 try checker.checkMetadata(node)
                 for partition in Int32(0)..<Int32(partitions) {
                     let name = TopicPartition(topic: topicName, partition: PartitionID(partition))
-                    guard let log = services.logs.partition(name), !node.disk.hasCrashed else { continue }
+                    guard let log = services.logs.partition(name), !node.disk.hasCrashed, !node.isFull else { continue }
                     try checker.checkLog(node, log, partition)
                 }
             }
