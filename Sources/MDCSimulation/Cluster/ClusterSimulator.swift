@@ -259,6 +259,7 @@
                 case .found(let partition) = services.registry.find(name: topic, partition: index)
             else { return }
             counts.leaderships += 1
+            if node.disk.hasCrashed || node.isFull { return }
             let epoch = partition.leaderEpoch.rawValue
             note("  node \(node.id) leads partition \(index) in epoch \(epoch), \(partition.log.logEndOffset) records")
             check { checker throws(Wrong) in try checker.checkLeader(node, partition.log, index, epoch) }
