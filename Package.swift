@@ -203,7 +203,7 @@ let package = Package(
         ),
         .testTarget(
             name: "MDCSimulationTests",
-            dependencies: ["MDCSimulation", "MDCLog", "MDCModel", nio("NIOCore")],
+            dependencies: ["MDCSimulation", "MDCLog", "MDCModel", nio("NIOCore"), logging],
             swiftSettings: settings
         ),
         .testTarget(

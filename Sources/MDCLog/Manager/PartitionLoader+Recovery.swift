@@ -53,7 +53,13 @@ extension PartitionLoader {
             if index > 0, position == 0, segment.baseOffset >= progress.scannedFrom {
                 writeSnapshot(&progress, at: segment.baseOffset)
             }
-            let end = try scan(segment, from: position, expected: max(expected, segment.baseOffset), &progress)
+            let end = try scan(
+                segment,
+                from: position,
+                expected: max(expected, segment.baseOffset),
+                durable: durable,
+                &progress
+            )
             progress.scanned.append(segment)
             expected = segment.nextOffset
             if case .invalid(let reason) = end {
@@ -272,6 +278,7 @@ extension PartitionLoader {
         _ segment: Segment,
         from position: Int,
         expected: Offset,
+        durable: Offset,
         _ progress: inout Progress
     ) throws(LogError) -> BatchScanner.End {
         let file = try segment.file()
@@ -287,8 +294,10 @@ extension PartitionLoader {
         var aborted: [AbortedTransaction] = []
         var epochs = progress.epochs
         var epochsChanged = progress.epochsChanged
-        let end = try scanner.scan { header, _, bytes throws(LogError) in
+        var unsure: Int?
+        let end = try scanner.scan { header, at, bytes throws(LogError) in
             guard header.lastOffset - segment.baseOffset <= Int64(Int32.max) else { return false }
+            if unsure == nil, header.lastOffset >= durable { unsure = at }
             segment.state.withLock { $0.add(header) }
             if epochs.begin(header.partitionLeaderEpoch, at: header.baseOffset) { epochsChanged = true }
             if header.isIdempotent, header.baseOffset >= scannedFrom {
@@ -299,6 +308,7 @@ extension PartitionLoader {
             }
             return true
         }
+        if let unsure { progress.unsure.append((segment, unsure)) }
         progress.table = table
         progress.aborted.append(contentsOf: aborted)
         progress.epochs = epochs

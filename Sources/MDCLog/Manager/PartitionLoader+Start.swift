@@ -27,14 +27,21 @@ extension PartitionLoader {
         } catch {
             throw LogError(error, while: "recovering \(topicPartition)")
         }
+        let first = progress.segments[index].baseOffset
         progress.segments.removeSubrange(..<index)
+        progress.scanned.removeAll { $0.baseOffset < first }
+        progress.unsure.removeAll { $0.segment.baseOffset < first }
         progress.directoryChanged = true
     }
 
     /// Lets the log begin at its start where it ends before that: records were deleted that had not reached the disk, and
     /// offsets must not be given twice. Nothing is known of producers then, as after a long time.
+    ///
+    /// The file of starts may be newer than our checkpoint, which alone is trusted with this: the log begins where that
+    /// says.
     func beginAnew(_ progress: inout Progress, start: Offset) throws(LogError) {
-        guard isKnown(start), progress.end < start, progress.report.damage.isEmpty else { return }
+        let start = min(start, checkpoint?.logStartOffset ?? 0)
+        guard progress.end < start, progress.report.damage.isEmpty else { return }
         do throws(FileSystemError) {
             for segment in progress.segments { try remove(segment) }
             for entry in try fileSystem.list(path)
@@ -52,6 +59,7 @@ extension PartitionLoader {
             throw LogError(error, while: "recovering \(topicPartition)")
         }
         progress.scanned = []
+        progress.unsure = []
         progress.table = ProducerTable()
         progress.snapshotOffset = nil
         progress.aborted = []

@@ -45,6 +45,8 @@ struct PartitionLoader {
         var scannedFrom: Offset = 0
         /// Segments that were scanned and may hold bytes that are not on disk.
         var scanned: [Segment] = []
+        /// Where in scanned segments that begins which no checkpoint says is on disk.
+        var unsure: [(segment: Segment, position: Int)] = []
         var directoryChanged = false
         /// Damage that scrubbing found before this start.
         var noted: [DamageReport] = []
@@ -74,6 +76,8 @@ struct PartitionLoader {
             if isMovedIn { durable = progress.segments[progress.segments.count - 1].baseOffset }
             try finishRemoval(&progress, start: start)
             try recover(&progress, durable: durable, start: start)
+            // The recovery has written the producers' state that was missing.
+            try finishRemoval(&progress, start: start)
             try beginAnew(&progress, start: start)
         }
         try settleEpochs(&progress)
@@ -389,7 +393,8 @@ struct PartitionLoader {
         let merged = listed.filter { $0.lastOffset >= start && $0.lastOffset < from } + found
         if let checkpoint {
             let below = merged.count { $0.lastOffset < checkpoint.recoveryOffset }
-            if below < checkpoint.abortedTransactions { isSound = false }
+            // Fewer: some did not reach the disk; more: some were of records that were cut.
+            if below != checkpoint.abortedTransactions { isSound = false }
         } else if isRecovered && !isOurs && progress.table.entries.contains(where: { $0.value.coordinatorEpoch >= 0 }) {
             // A folder of Kafka's that was not closed in order and holds transactions: nothing vouches for the indexes.
             isSound = false
@@ -439,6 +444,7 @@ struct PartitionLoader {
     /// Brings what the scan found to disk: after a killed process it may be in memory only.
     private func syncScanned(_ progress: inout Progress) throws(LogError) {
         do throws(FileSystemError) {
+            for (segment, position) in progress.unsure { try rewrite(segment, from: position) }
             for segment in progress.scanned {
                 // Where nothing was found after the checkpoint, everything is on disk.
                 let (size, synced, trims, isSealed, isQuarantined) = segment.state.withLock {
@@ -461,6 +467,29 @@ struct PartitionLoader {
             progress.directoryChanged = false
         } catch {
             throw LogError(error, while: "syncing \(topicPartition) after its recovery")
+        }
+    }
+
+    /// Writes what the scan found once more. Where a sync has failed before, perhaps in a process that could not tell of it,
+    /// the system takes the pages for written: they are read as they should be, later syncs pass them over, and they are gone
+    /// when the power is.
+    private func rewrite(_ segment: Segment, from position: Int) throws(FileSystemError) {
+        let (size, isQuarantined) = segment.state.withLock { ($0.size, $0.isQuarantined) }
+        guard !isQuarantined, position < size else { return }
+        let file = try open(segment)
+        var position = position
+        var bytes = [UInt8](repeating: 0, count: min(size - position, 1 << 20))
+        while position < size {
+            if size - position < bytes.count { bytes.removeLast(bytes.count - (size - position)) }
+            let count = try file.readFully(into: &bytes, at: position)
+            guard count == bytes.count else { return }
+            do throws(FileSystemError) {
+                try file.writeFully(bytes, at: position)
+            } catch  where error.kind == .noSpace {
+                // A file system that never writes in place; the sync has to do.
+                return
+            }
+            position += count
         }
     }
 

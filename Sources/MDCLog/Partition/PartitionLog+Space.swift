@@ -298,13 +298,14 @@ extension PartitionLog {
             try fileSystem.unlinkIfPresent(keep.path(FileName.footer))
             // Those of what is cut away must not be taken for the state of what gets the same offsets.
             removeSnapshots(&appender, after: end)
+            // So must the aborts: what gets their offsets may be no marker.
+            rewriteTransactionIndex(keep, aborted, durable: true)
             try fileSystem.syncDirectory(path)
         } catch {
             directory.writeFailed(error)
             throw LogError(error, while: "truncating \(topicPartition)")
         }
         try keep.rebuildIndexes()
-        rewriteTransactionIndex(keep, aborted)
         try reloadProducers(&appender)
         fail(waiters)
         try directory.writeCheckpoint()
@@ -330,14 +331,19 @@ extension PartitionLog {
         }
     }
 
-    func rewriteTransactionIndex(_ segment: Segment, _ aborted: [AbortedTransaction]) {
+    func rewriteTransactionIndex(_ segment: Segment, _ aborted: [AbortedTransaction], durable: Bool = false) {
         let path = segment.path(FileName.transactionIndex)
         let own = aborted.filter { $0.lastOffset >= segment.baseOffset && $0.lastOffset < segment.nextOffset }
         do throws(FileSystemError) {
             if own.isEmpty {
                 try fileSystem.unlinkIfPresent(path)
             } else {
-                try fileSystem.replaceFile(path, in: directory.path, with: TransactionIndex.encode(own), durable: false)
+                try fileSystem.replaceFile(
+                    path,
+                    in: self.path,
+                    with: TransactionIndex.encode(own),
+                    durable: durable
+                )
             }
         } catch {
             directory.writeFailed(error)

@@ -106,7 +106,9 @@ struct ProducerLoader {
                     reached = (position + header.sizeInBytes, header.nextOffset)
                 }
             } catch  where error.code == .damaged {
-                holes.append(try LogHole(in: segment, after: reached, reason: error.message))
+                let hole = try LogHole(in: segment, after: reached, reason: error.message)
+                // All records that were asked for are before it: what follows is reserved space that was not given back.
+                if hole.offset < min(end, segment.nextOffset) { holes.append(hole) }
             }
         }
         return (aborted, holes)

@@ -55,6 +55,7 @@ public final class SimulatedDisk: FileSystem, @unchecked Sendable {
     private var calls = 0
     private var free: UInt64 = 1 << 40
     private var failures = 0
+    private var onCall: ((String) -> Void)?
     /// The time that files are stamped with, milliseconds since 1970.
     private var time: Int64 = 0
 
@@ -80,6 +81,8 @@ public final class SimulatedDisk: FileSystem, @unchecked Sendable {
         get { locked { free } }
         set { locked { free = newValue } }
     }
+    /// Tells of each change as it is asked for, and what a power failure has left; nil for silence.
+    public func setCallHandler(_ handler: ((String) -> Void)?) { locked { onCall = handler } }
     /// Sets the time that files are stamped with.
     public func setTime(_ milliseconds: Int64) { locked { time = milliseconds } }
     /// What a power failure leaves is decided by another seed from now on.
@@ -140,6 +143,10 @@ public final class SimulatedDisk: FileSystem, @unchecked Sendable {
         lockHolders = [:]
         folders = [:]
         root.crash(&random)
+        guard let onCall else { return }
+        var files: [(String, FileContent)] = []
+        root.collect("", &files)
+        onCall("left: " + files.map { "\($0.0) \($0.1.current.count)" }.sorted().joined(separator: ", "))
     }
 
     // MARK: Steps
@@ -148,6 +155,7 @@ public final class SimulatedDisk: FileSystem, @unchecked Sendable {
     func step(_ call: Call, _ path: String) throws(FileSystemError) {
         calls += 1
         if isDown { throw down(call, path) }
+        if call.isChange { onCall?("\(call.rawValue) \(path)") }
         if call.isChange, let left = crashCountdown {
             if left == 0 {
                 powerOff()

@@ -67,6 +67,7 @@ final class LogSimulator {
         self.onTrace = onTrace
         random = SimulationRandom(seed: seed)
         let disk = SimulatedDisk(seed: random.next())
+        if let onTrace { disk.setCallHandler { onTrace("        \($0)") } }
         self.disk = disk
         fileSystem = bug.map { BuggyFileSystem(disk, $0) } ?? disk
         var profile = Self.makeProfile(&random)
