@@ -16,13 +16,15 @@ public enum CallbackFormat: String, Sendable, Hashable, CaseIterable {
     case kannel
     /// Twilio's status callbacks: form, with our reference in the query.
     case twilio
+    /// Delivery logs of AWS SNS, from a subscription of their log group, a Kinesis stream or a Firehose: JSON.
+    case deliveryLog
 
     /// The channel of the messages reported about.
     public var channel: Channel {
         switch self {
         case .kaleyra, .kannel, .twilio: .sms
         case .email: .email
-        case .fcm: .push
+        case .fcm, .deliveryLog: .push
         }
     }
 }
@@ -35,6 +37,7 @@ extension CallbackFormat {
         case .email, .fcm: "event"
         case .kannel: "type"
         case .twilio: "MessageStatus"
+        case .deliveryLog: "status"
         }
     }
 }
@@ -116,6 +119,7 @@ struct CallbackParser: Sendable {
             (id, state) = (first("reference"), first("type"))
             code = first("answer").flatMap { SMPPReceipt.fields($0)["err"] }
             status = KannelMapping.status(type: state ?? "", answer: first("answer"))
+        case .deliveryLog: throw CallbackProblem(reason: "a delivery log is read by DeliveryLog")
         case .twilio:
             (id, state) = (first("MessageSid", "SmsSid"), first("MessageStatus", "SmsStatus"))
             code = first("ErrorCode")

@@ -226,6 +226,8 @@ private final class CallbackDesk: HTTPResponder {
     private let sink: any ReceiptSink
     private let logger: Logger
     private let state = Mutex(CallbackListener.Statistics())
+    private let logsInFlight = Mutex(0)
+    private static let logsInFlightMax = 8
     private let inFlightGauge = Gauge(label: "mdc_callbacks_in_flight")
     private let timer = Metrics.Timer(label: "mdc_callback_seconds")
     private let strangers = Counter(
@@ -289,6 +291,7 @@ private final class CallbackDesk: HTTPResponder {
         guard request.method == .get || request.method == .post else {
             return Self.answer(.methodNotAllowed, "use GET or POST")
         }
+        if desk.parser.format == .deliveryLog { return await serveLog(request, desk) }
         do {
             let body = try await self.body(of: request)
             if let signature = desk.signature, !signature.isValid(request, body: body) {
@@ -313,6 +316,59 @@ private final class CallbackDesk: HTTPResponder {
         }
     }
 
+    /// Delivery logs come in large pieces, so few are read at once.
+    private func serveLog(_ request: Request, _ desk: Desk) async -> Response {
+        let isMine = logsInFlight.withLock { count in
+            guard count < Self.logsInFlightMax else { return false }
+            count += 1
+            return true
+        }
+        guard isMine else { return Self.comeAgain("too many delivery logs under way") }
+        defer { logsInFlight.withLock { $0 -= 1 } }
+        let batch: DeliveryLog.Batch
+        do {
+            var body = try await request.body.collect(upTo: DeliveryLog.bodyBytesMax)
+            if request.headers[.contentEncoding]?.lowercased() == "gzip" {
+                var plain = ByteBuffer()
+                do {
+                    try body.withUnsafeReadableBytes {
+                        try CompressionCodec.gzip.decompress($0, into: &plain, limit: DeliveryLog.unpackedMax)
+                    }
+                } catch {
+                    throw CallbackProblem(reason: "the body cannot be unpacked: \(error)")
+                }
+                body = plain
+            }
+            batch = try DeliveryLog.batch(body, provider: desk.parser.provider)
+        } catch let problem as CallbackProblem {
+            logger.debug("delivery log not understood", metadata: ["reason": "\(problem.reason)"])
+            return Self.answer(.badRequest, problem.reason)
+        } catch is NIOTooManyBytesError {
+            return Self.answer(.contentTooLarge, "at most \(DeliveryLog.bodyBytesMax) bytes")
+        } catch {
+            return Self.comeAgain("the request ended early")
+        }
+        if batch.foreign > 0 {
+            logger.warning(
+                "log events that tell of no delivery were passed over",
+                metadata: ["provider": "\(desk.parser.provider)", "events": "\(batch.foreign)"]
+            )
+        }
+        var response = await store(batch.receipts)
+        // A Firehose takes nothing but its own id for an answer.
+        if response.status == .ok, let id = batch.requestID {
+            let text = encodeJSON(FirehoseAnswer(requestId: id, timestamp: wallClockMilliseconds()))
+            response.headers[.contentType] = "application/json"
+            response.body = .init(byteBuffer: ByteBuffer(string: text))
+        }
+        return response
+    }
+
+    private struct FirehoseAnswer: Encodable {
+        var requestId: String
+        var timestamp: Int64
+    }
+
     private func body(of request: Request) async throws -> ByteBuffer {
         guard request.method == .post else { return ByteBuffer() }
         if let length = request.headers[.contentLength].flatMap(Int.init), length > bodyBytesMax {
@@ -322,6 +378,7 @@ private final class CallbackDesk: HTTPResponder {
     }
 
     private func store(_ receipts: [ProviderReceipt]) async -> Response {
+        guard !receipts.isEmpty else { return Self.answer(.ok, "ok") }
         do {
             try await sink.append(receipts)
         } catch {

@@ -113,11 +113,13 @@ struct SendCommand: AsyncParsableCommand {
                     throw CommandError("no message centre works at \(connection.bootstrap): start one with `mdc up`")
                 }
             }
-            let validator = MessageValidator(MessageValidator.Configuration(lanes: settings.lanes))
+            let validator = MessageValidator(settings.validation)
             if let file {
-                try await withClient(validator) { client, _ in try await send(file: file, client, settings.policies) }
+                try await withClient(validator, settings.messages) { client, _ in
+                    try await send(file: file, client, settings.policies)
+                }
             } else {
-                try await withClient(validator) { client, _ in try await sendOne(client) }
+                try await withClient(validator, settings.messages) { client, _ in try await sendOne(client) }
             }
         } catch let error as PipelineError {
             throw CommandError(error.description)
@@ -128,6 +130,7 @@ struct SendCommand: AsyncParsableCommand {
 
     private func withClient(
         _ validator: MessageValidator,
+        _ settings: MessageSettings,
         _ body: (MessageClient, Producer) async throws -> Void
     ) async throws {
         let producer = try Producer(
@@ -137,6 +140,7 @@ struct SendCommand: AsyncParsableCommand {
         )
         let keys = IdempotencyKeys(
             client: connection.client,
+            window: settings.idempotencyWindow,
             eventLoopGroup: connection.eventLoopGroup,
             logger: connection.logger
         )

@@ -105,9 +105,10 @@ struct CenterStack: Service {
             MessageCenterConfiguration(
                 client: client,
                 storePath: settings.storePath,
-                validation: MessageValidator.Configuration(lanes: settings.lanes),
+                validation: settings.validation,
                 policies: settings.policies,
                 routing: routing,
+                idempotencyWindow: settings.messages.idempotencyWindow,
                 sessionTimeout: settings.sessionTimeout
             ),
             providers: simulated.providers + configured.providers,

@@ -18,6 +18,8 @@ struct UpSettings: Sendable {
     var data = "./mdc-data"
     var broker = BrokerConfiguration()
     var lanes = LaneConfiguration()
+    /// Limits and defaults of messages.
+    var messages = MessageSettings()
     var policies: [Channel: RetryPolicy] = [:]
     var simulator = SimulatorBehavior(
         shares: .none,
@@ -96,6 +98,13 @@ struct UpSettings: Sendable {
         ]
     }
 
+    /// How messages are checked.
+    var validation: MessageValidator.Configuration {
+        var validation = messages.validation
+        validation.lanes = lanes
+        return validation
+    }
+
     // MARK: - File
 
     /// Reads a configuration file over the presets.
@@ -120,7 +129,9 @@ struct UpSettings: Sendable {
             throw UpSettingsError(description: "this is not TOML: \(error)")
         }
         for name in root.keys {
-            if name == "route" || name == "quiet" || name == "limits" || name == "breaker" || name == "provider" { routingText = text }
+            if name == "route" || name == "quiet" || name == "limits" || name == "breaker" || name == "provider" {
+                routingText = text
+            }
             if name == "route" || name == "quiet" { continue }
             guard let table = root[name]?.table else {
                 throw UpSettingsError(description: "'\(name)' stands outside of a table; write [\(name)] or remove it")
@@ -129,6 +140,7 @@ struct UpSettings: Sendable {
             case "lanes": lanes = try LaneConfiguration(toml: text)
             case "broker": try applyBroker(table, prefix: "")
             case "retry": try applyRetry(table)
+            case "messages": messages = try MessageSettings(table)
             case "simulator": try applySimulator(table)
             case "providers": try applyProviders(table)
             case "api": try applyAPI(table)
@@ -136,7 +148,8 @@ struct UpSettings: Sendable {
             case "limits", "breaker": break
             default:
                 throw UpSettingsError(
-                    description: "[\(name)] is not known; there are [lanes.<channel>], [broker], [retry.<channel>], "
+                    description:
+                        "[\(name)] is not known; there are [lanes.<channel>], [messages], [broker], [retry.<channel>], "
                         + "[simulator], [providers], [provider.<name>], [[route]], [[quiet]], [limits], [breaker] and [api]"
                 )
             }

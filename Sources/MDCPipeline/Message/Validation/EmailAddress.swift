@@ -14,6 +14,9 @@ public struct EmailAddress: Sendable, Hashable, CustomStringConvertible {
     /// The text form.
     public var description: String { "\(localPart)@\(domain)" }
 
+    /// The domain in ASCII (`xn--…`); nil if it has no such form.
+    public var asciiDomain: String? { Punycode.asciiDomain(domain) }
+
     /// What is wrong with an address.
     public struct Problem: Error, Sendable, Hashable, CustomStringConvertible {
         /// The text form.
@@ -73,6 +76,9 @@ public struct EmailAddress: Sendable, Hashable, CustomStringConvertible {
             for byte in label.utf8 where byte < 0x80 && !isAlphanumeric(byte) && byte != UInt8(ascii: "-") {
                 return Problem("has '\(Character(UnicodeScalar(byte)))' in its domain, which is not allowed there")
             }
+        }
+        if domain.utf8.contains(where: { $0 >= 0x80 }), Punycode.asciiDomain(String(domain)) == nil {
+            return Problem("has a domain with signs that names cannot have, or too long a one (IDNA)")
         }
         if labels[labels.count - 1].utf8.allSatisfy({ (0x30...0x39).contains($0) }) {
             return Problem("has a domain that ends in a number; address literals are not accepted")

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Foundation
 public import MDCModel
 
 /// Checks a draft and brings it into the form that the centre works with. Pure: time comes in as a parameter.
@@ -18,6 +19,10 @@ public struct MessageValidator: Sendable {
         public var segmentsMax: Int
         /// Short messages of one text beyond which the sender is warned.
         public var segmentsWarning: Int
+        /// Whether numbers that are no mobile phone's are refused; else the sender is warned.
+        public var requiresMobile: Bool
+        /// Whether names as senders are refused for countries whose networks refuse them; else the sender is warned.
+        public var requiresShownSenders: Bool
         /// How far ahead a send-at time may lie, in milliseconds.
         public var scheduleMaxMilliseconds: Int64
         /// The life of a message that says nothing about its expiry, in milliseconds.
@@ -31,6 +36,8 @@ public struct MessageValidator: Sendable {
             attachmentBytesMax: Int = 512 * 1024,
             segmentsMax: Int = 10,
             segmentsWarning: Int = 1,
+            requiresMobile: Bool = false,
+            requiresShownSenders: Bool = false,
             scheduleMaxMilliseconds: Int64 = 366 * 86_400_000,
             defaultLifetimeMilliseconds: Int64 = 3 * 86_400_000
         ) {
@@ -40,6 +47,8 @@ public struct MessageValidator: Sendable {
             self.attachmentBytesMax = attachmentBytesMax
             self.segmentsMax = segmentsMax
             self.segmentsWarning = segmentsWarning
+            self.requiresMobile = requiresMobile
+            self.requiresShownSenders = requiresShownSenders
             self.scheduleMaxMilliseconds = scheduleMaxMilliseconds
             self.defaultLifetimeMilliseconds = defaultLifetimeMilliseconds
         }
@@ -85,6 +94,17 @@ public struct MessageValidator: Sendable {
     }
 
     private func checkIdentity(_ result: inout Result) {
+        if let category = result.draft.category,
+            !(1...64).contains(category.utf8.count) || !category.utf8.allSatisfy(Self.isNameByte)
+        {
+            result.error(
+                "category",
+                "'\(category.prefix(64))' is no name; use 1 to 64 letters, digits, '-', '_' or '.'"
+            )
+        }
+        if let zone = result.draft.timeZone, zone.utf8.count > 64 || TimeZone(identifier: zone) == nil {
+            result.error("timeZone", "'\(zone.prefix(64))' is no time zone; write it as Europe/Vienna")
+        }
         let tenant = result.draft.tenant ?? "default"
         if tenant.isEmpty || tenant.utf8.count > 64 || !tenant.utf8.allSatisfy(Self.isNameByte) {
             result.error("tenant", "'\(tenant.prefix(64))' is no name; use 1 to 64 letters, digits, '-', '_' or '.'")
@@ -112,13 +132,21 @@ public struct MessageValidator: Sendable {
     }
 
     private func checkSMS(_ result: inout Result) {
+        var recipient: PhoneNumber?
         switch PhoneNumber.parse(result.draft.to) {
-        case .success(let number): result.draft.to = number.description
+        case .success(let number):
+            result.draft.to = number.description
+            recipient = number
+            checkMobile(number, &result)
         case .failure(let problem): result.error("to", problem.description)
         }
         let sender = result.draft.sender ?? configuration.defaultSenders[.sms] ?? ""
         result.draft.sender = sender
-        if let problem = Self.senderProblem(sender) { result.error("sender", problem) }
+        if let problem = Self.senderProblem(sender) {
+            result.error("sender", problem)
+        } else if let recipient {
+            checkSenderName(sender, to: recipient.countryCode, &result)
+        }
         let text = result.draft.content.text
         guard !text.isEmpty else { return result.error("content.text", "is empty; give the text of the message") }
         // Beyond any allowed length, counting would only cost time.
@@ -144,6 +172,34 @@ public struct MessageValidator: Sendable {
         }
     }
 
+    private func checkMobile(_ number: PhoneNumber, _ result: inout Result) {
+        guard CountryRules.isMobile(number) == false else { return }
+        let words = "is no mobile number of +\(number.countryCode)"
+        if configuration.requiresMobile {
+            result.error("to", words + "; give one, or choose another channel")
+        } else {
+            result.warning("to", words + "; the message may not arrive")
+        }
+    }
+
+    /// Networks of some countries show no names as senders: they refuse the message, or put a number in their place. A route may
+    /// bring another sender, so it is a mistake only where the configuration says so.
+    private func checkSenderName(_ sender: String, to country: String, _ result: inout Result) {
+        guard sender.utf8.contains(where: { !(0x30...0x39).contains($0) && $0 != UInt8(ascii: "+") }) else { return }
+        switch CountryRules.senderNames(country) {
+        case .shown: break
+        case .registered:
+            result.warning(
+                "sender",
+                "'\(sender)' must be registered with the networks of +\(country); others are dropped"
+            )
+        case .refused where configuration.requiresShownSenders:
+            result.error("sender", "'\(sender)' is a name, which networks of +\(country) refuse; give a number")
+        case .refused:
+            result.warning("sender", "'\(sender)' is a name, which networks of +\(country) do not show; give a number")
+        }
+    }
+
     /// Alphanumeric sender ids have up to 11 characters of the GSM alphabet and at least one letter; numeric ones are E.164
     /// numbers or short codes.
     static func senderProblem(_ sender: String) -> String? {
@@ -164,7 +220,12 @@ public struct MessageValidator: Sendable {
 
     private func checkEmail(_ result: inout Result) {
         switch EmailAddress.parse(result.draft.to) {
-        case .success(let address): result.draft.to = address.description
+        case .success(let address):
+            // The domain in the form that every server knows; a local part beyond ASCII needs one that takes SMTPUTF8.
+            result.draft.to = address.asciiDomain.map { "\(address.localPart)@\($0)" } ?? address.description
+            if address.localPart.utf8.contains(where: { $0 >= 0x80 }) {
+                result.warning("to", "has letters beyond ASCII before the @; only some mail servers take such mail")
+            }
         case .failure(let problem): result.error("to", problem.description)
         }
         let sender = result.draft.sender ?? configuration.defaultSenders[.email] ?? ""
@@ -200,7 +261,7 @@ public struct MessageValidator: Sendable {
         for (name, value) in content.data ?? [:] { size += name.utf8.count + value.utf8.count }
         let limit = 4_096
         if size > limit {
-            result.error("content", "has \(size) bytes; \(kind == .apns ? "APNs" : "FCM") takes \(limit)")
+            result.error("content", "has \(size) bytes; \(kind.service) takes \(limit)")
         }
     }
 

@@ -188,7 +188,7 @@ extension ProviderSettings {
 
     static func sns(_ name: String, _ table: inout SettingsTable) throws(PipelineError) -> SNSPushProvider.Configuration
     {
-        SNSPushProvider.Configuration(
+        var configuration = SNSPushProvider.Configuration(
             name: name,
             endpoint: try aws(&table),
             applicationARN: try table.optionalText("application_arn"),
@@ -196,6 +196,9 @@ extension ProviderSettings {
             requestTimeout: try table.duration("request_timeout", .seconds(10)),
             connectTimeout: try table.duration("connect_timeout", .seconds(3))
         )
+        // Its logs of deliveries, brought to the callback listener.
+        configuration.sendsReceipts = table.has("callback_secret")
+        return configuration
     }
 
     static func fcm(_ name: String, _ table: inout SettingsTable) throws(PipelineError) -> Kind {

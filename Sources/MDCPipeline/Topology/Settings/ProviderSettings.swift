@@ -119,7 +119,8 @@ public struct ProviderSettings: Sendable {
                 format: .twilio,
                 signature: .twilio(token: configuration.authToken, publicURL: publicURL)
             )
-        case .smpp, .ses, .sns: return nil
+        case .sns: return .init(provider: name, secret: secret, format: .deliveryLog)
+        case .smpp, .ses: return nil
         }
     }
 

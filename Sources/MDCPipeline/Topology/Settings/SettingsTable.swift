@@ -108,11 +108,11 @@ struct SettingsTable {
         return texts
     }
 
-    /// `"250ms"`, `"30s"`, `"5m"`, `"2h"`.
+    /// `"250ms"`, `"30s"`, `"5m"`, `"2h"`, `"3d"`.
     mutating func duration(_ key: String, _ preset: Duration) throws(PipelineError) -> Duration {
         read.insert(key)
         guard let value = table[key] else { return preset }
-        let units: [(String, Int64)] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)]
+        let units: [(String, Int64)] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)]
         if let text = value.string {
             for (unit, milliseconds) in units where text.hasSuffix(unit) {
                 guard let count = Int64(text.dropLast(unit.count)), (1...1_000_000_000).contains(count) else {
