@@ -240,5 +240,35 @@ class RestTest(unittest.TestCase):
             self.assertNotIn(token.rsplit("_", 1)[1], written)
 
 
+class ConfigurationTest(unittest.TestCase):
+    """The example of a configuration is one, and what it says counts."""
+
+    def test_example(self):
+        example = os.path.join(ROOT, "Examples", "mdc.toml")
+        up = UpProcess("--config", example, "--api", "127.0.0.1:0")
+        self.addCleanup(up.close)
+
+        def send(*arguments, expect=0):
+            return up.connected("send", "--config", example, "--channel", "sms", "--to", "+4366412345678", *arguments, "-o", "json",
+                                expect=expect)
+
+        receipt = json.loads(send("--text", "a" * 400))
+        self.assertEqual((receipt["segments"], receipt["encoding"]), (3, "gsm7"))
+        self.assertEqual([warning["field"] for warning in receipt["warnings"]], ["content.text"])
+        send("--text", "a" * 1500, expect=1)
+        stored = eventually("the message is listed", lambda: json.loads(up.mdc(
+            "message", "list", "--data", up.data, "--filter", json.dumps({"id": receipt["messageID"]}), "-o", "json")))
+        self.assertIn("SHOP", json.dumps(stored))
+        self.assertEqual(json.loads(up.connected("provider", "drift", "-o", "json")), [])
+        up.connected("provider", "drift", "--provider", "kaleyra", expect=1)
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+            file.write("[messages]\nidempotency_windo = \"1h\"\n")
+            file.flush()
+            done = subprocess.run([MDC, "up", "--config", file.name, "--data", up.data + "-none"], capture_output=True, text=True,
+                                  timeout=60)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn("messages.idempotency_windo", done.stderr)
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Foundation
 public import Logging
 public import MDCClient
 public import MDCModel
@@ -52,6 +53,14 @@ public final class CenterAdmin: Sendable {
     public func providerNotices() async throws -> [ProviderNotice] {
         try await latest(Topics.providers).compactMap { $0.value.flatMap { try? ProviderNotice(json: $0) } }
             .sorted { ($0.provider, $0.kind.rawValue) < ($1.provider, $1.kind.rawValue) }
+    }
+
+    /// What the latest pulls found, by provider.
+    public func providerDrifts() async throws -> [ProviderDrift] {
+        try await providerNotices().compactMap { notice in
+            guard notice.kind == .drift, let text = notice.reason else { return nil }
+            return try? JSONDecoder().decode(ProviderDrift.self, from: Data(text.utf8))
+        }
     }
 
     /// Pauses a provider, or lets it run again. Workers follow at once.

@@ -44,10 +44,19 @@ public final class KaleyraSimulator: Sendable {
     /// What a provider is configured with.
     public var baseURL: String { "http://\(configuration.host):\(port)" }
 
+    /// What it tells of messages when it is asked.
+    let reports: SimulatorReports
+
     private let configuration: Configuration
     private let server: SimulatorHTTPServer
 
-    private init(configuration: Configuration, ledger: SimulatorLedger, server: SimulatorHTTPServer) {
+    private init(
+        configuration: Configuration,
+        ledger: SimulatorLedger,
+        reports: SimulatorReports,
+        server: SimulatorHTTPServer
+    ) {
+        self.reports = reports
         self.configuration = configuration
         self.ledger = ledger
         self.server = server
@@ -63,14 +72,15 @@ public final class KaleyraSimulator: Sendable {
     ) async throws -> KaleyraSimulator {
         let ledger = SimulatorLedger()
         let engine = SimulatorEngine(behavior: configuration.behavior, ledger: ledger, sender: sender)
-        let desk = KaleyraSimulatorDesk(configuration: configuration, engine: engine)
+        let reports = SimulatorReports()
+        let desk = KaleyraSimulatorDesk(configuration: configuration, engine: engine, reports: reports)
         let server = try await SimulatorHTTPServer.start(
             host: configuration.host,
             port: configuration.port,
             group: group
         ) { desk.handle($0, $1) }
         logger.info("kaleyra simulator listens", metadata: ["port": "\(server.port)"])
-        return KaleyraSimulator(configuration: configuration, ledger: ledger, server: server)
+        return KaleyraSimulator(configuration: configuration, ledger: ledger, reports: reports, server: server)
     }
 
     /// Stops listening and closes all connections.
@@ -81,6 +91,7 @@ public final class KaleyraSimulator: Sendable {
 private struct KaleyraSimulatorDesk: Sendable {
     let configuration: KaleyraSimulator.Configuration
     let engine: SimulatorEngine
+    let reports: SimulatorReports
 
     struct CallbackRequest: Decodable {
         var url: String
@@ -117,6 +128,12 @@ private struct KaleyraSimulatorDesk: Sendable {
     }
 
     func handle(_ request: SimulatorRequest, _ responder: SimulatorResponder) {
+        let questions = SimulatorReportDesk(
+            accountID: configuration.accountID,
+            apiKey: configuration.apiKey,
+            reports: reports
+        )
+        if let answer = questions.answer(request) { return responder.respond(answer) }
         guard request.path == "/v1/\(configuration.accountID)/messages", request.method == .POST else {
             return refuse(.notFound, "RBC-404", "no such resource", responder)
         }
@@ -138,6 +155,7 @@ private struct KaleyraSimulatorDesk: Sendable {
         }
         let retryAfter = configuration.behavior.delays.retryAfter
         engine.process(recipient: send.to, reference: reference, callback: callback) { plan in
+            reports.note(plan, id: messageID + ":1", reference: reference, recipient: send.to)
             Self.answer(plan, messageID: messageID, recipient: send.to, retryAfter: retryAfter, responder)
         }
     }

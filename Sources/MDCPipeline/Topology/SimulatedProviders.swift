@@ -53,7 +53,7 @@ public final class SimulatedProviders: Sendable {
     /// What the simulators took, by channel.
     public let ledgers: [Channel: SimulatorLedger]
 
-    private let sms: KaleyraSimulator
+    let sms: KaleyraSimulator
     private let email: SMTPSimulator
     private let push: FCMSimulator
     private let sender: CallbackSender

@@ -53,8 +53,47 @@ struct ProviderCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "provider",
         abstract: "Shows what is known of the providers, and pauses them.",
-        subcommands: [List.self, Pause.self, Resume.self]
+        subcommands: [List.self, Pause.self, Resume.self, Drift.self]
     )
+
+    struct Drift: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Shows how far providers' own reports are from what their callbacks told, as of the latest pull.",
+            discussion: """
+                Exits with 1 if a provider named by --provider drifts or could not be asked. Pulls are set by \
+                [provider.<name>.pull] (docs/providers.md).
+                """
+        )
+        @Option(help: "Only this provider.")
+        var provider: String?
+        @OptionGroup var connection: ConnectionOptions
+        @OptionGroup var output: OutputOptions
+
+        func run() async throws {
+            let drifts = try await connection.withCenter { try await $0.providerDrifts() }
+                .filter { provider == nil || $0.provider == provider }
+            if let provider, drifts.isEmpty {
+                throw CommandError(
+                    "provider '\(provider)' was not asked for its report yet: see [provider.\(provider).pull]"
+                )
+            }
+            try output.print(drifts) {
+                var table = Table([
+                    .text("PROVIDER"), .text("ASKED"), .number("MESSAGES"), .number("REPORTS"), .number("AGREED"),
+                    .number("MISSED"), .number("CONTRADICTING"), .number("UNKNOWN"), .number("ABSENT"),
+                    .text("FAILURE"),
+                ])
+                for one in drifts {
+                    table.add([
+                        one.provider, MessageText.time(one.at), "\(one.messages)", "\(one.reports)", "\(one.agreed)",
+                        "\(one.missed)", "\(one.contradicting)", "\(one.unknown)", "\(one.absent)", one.failure ?? "",
+                    ])
+                }
+                return table.rendered()
+            }
+            if provider != nil, drifts.contains(where: { $0.isDrifting || $0.failure != nil }) { throw ExitCode(1) }
+        }
+    }
 
     struct List: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
@@ -64,7 +103,9 @@ struct ProviderCommand: AsyncParsableCommand {
         @OptionGroup var output: OutputOptions
 
         func run() async throws {
-            let notices = try await connection.withCenter { try await $0.providerNotices() }
+            let notices = try await connection.withCenter { try await $0.providerNotices() }.filter {
+                $0.kind != .drift
+            }
             try output.print(notices) {
                 var table = Table([
                     .text("PROVIDER"), .text("ABOUT"), .text("STATE"), .text("SINCE"), .text("UNTIL"), .text("WHY"),

@@ -129,13 +129,14 @@ struct CenterStack: Service {
             settings.hasWebhooks
             ? try FeedbackService(center: center, client: client, group: group, logger: logger)
             : nil
-        try await run(center, api, feedback, all)
+        let pulls = try PullService(providers, center: center, producer: producer, group: group, logger: logger)
+        try await run(center, [api, feedback, pulls], api, all)
     }
 
     private func run(
         _ center: MessageCenter,
+        _ services: [(any Service)?],
         _ api: APIServer?,
-        _ feedback: FeedbackService?,
         _ addresses: Addresses
     ) async throws {
         try await withThrowingTaskGroup(of: Step.self) { tasks in
@@ -143,7 +144,7 @@ struct CenterStack: Service {
                 try await center.run()
                 return .centerEnded
             }
-            for service in [api, feedback] as [(any Service)?] {
+            for service in services {
                 guard let service else { continue }
                 tasks.addTask {
                     try await center.whenReady()

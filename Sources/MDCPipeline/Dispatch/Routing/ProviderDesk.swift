@@ -132,6 +132,7 @@ struct ProviderDesk: Sendable {
                 gates[index].breaker.adopt(.closed)
             }
         case .pause: gates[index].isPaused = notice.state == "paused"
+        case .drift: return nil
         case .health: gates[index].poor = notice.state == "poor" ? (notice.reason ?? "reports badly") : nil
         }
         return index

@@ -13,6 +13,8 @@ public struct ProviderNotice: Sendable, Hashable, Codable {
         case pause
         /// What its reports say: `good` or `poor`.
         case health
+        /// What a pull found beside what was pushed: `agreeing`, `drifting` or `failed`; `reason` is a ``ProviderDrift`` as JSON.
+        case drift
     }
 
     /// The provider.

@@ -26,6 +26,8 @@ public struct ProviderSettings: Sendable {
     var kind: Kind
     /// Weight, cost, rate and senders, for the routing.
     public let traits: ProviderTraits
+    /// When its report is asked for; nil: never.
+    private(set) var pull: PullPlan?
 
     /// The channel whose messages it takes.
     public var channel: Channel {
@@ -102,6 +104,7 @@ public struct ProviderSettings: Sendable {
                 "provider.\(name).kind: '\(kind)' is not known; there are \(Self.kinds.joined(separator: ", "))"
             )
         }
+        pull = try pullPlan(&table)
     }
 
     /// Its route at the callback listener, if it calls back. - Parameter publicURL: How it sees the listener.
