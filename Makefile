@@ -66,10 +66,12 @@ lane-figures: deps ## a critical message's wait, idle and behind bulk, and the l
 	MDC_LANE_MESSAGES=$(or $(MESSAGES),20000) MDC_LANE_RATE=$(or $(RATE),500) MDC_ONLY=MDCPipelineTests \
 	    swift test -j $(JOBS) --filter LaneFigures
 
-simulate: deps ## the storage engine on a simulated disk, by seed: make simulate SEEDS=20000 (or A..B) OPERATIONS=120
+simulate: deps ## the storage engine, then a cluster, on simulated disks, by seed: make simulate SEEDS=1000 (or A..B) OPERATIONS=120
 	swift build -c release -j $(JOBS) --product mdc-simulate
 	.build/release/mdc-simulate log --operations $(or $(OPERATIONS),120) \
 	    --seeds $(if $(findstring ..,$(SEEDS)),$(SEEDS),1..$(or $(SEEDS),20000))
+	swift build -j $(JOBS) --product mdc-simulate
+	.build/debug/mdc-simulate cluster --seeds $(if $(findstring ..,$(SEEDS)),$(SEEDS),1..$(or $(SEEDS),1000))
 
 chaos: deps-test ## three nodes under faults by seed: make chaos MINUTES=30 [SEED=1] [FAULTS=isolate,kill_all]
 	@test -x .build/debug/mdc-broker || MDC_STRICT=1 swift build -j $(JOBS) --product mdc-broker

@@ -56,6 +56,7 @@
         /// How far each run of a node has been compared.
         private var compared: [Int32: (run: UInt64, index: RaftIndex)] = [:]
         private var epochs: [Int32: [Key: (leader: Int32, partition: Int32)]] = [:]
+        private var lastRun: [Int32: UInt64] = [:]
         private(set) var acknowledgedCount = 0
         private(set) var readCount = 0
         var metadataCount: Int { Int(committedEnd) }
@@ -75,7 +76,8 @@
             let log = services.quorumLog
             let known = compared[node.id].flatMap { $0.run == node.run ? $0.index : nil } ?? 0
             let first = max(known + 1, log.firstIndex)
-            let end = min(status.commit, log.lastIndex)
+            // What is committed and not applied need not be on its disk yet.
+            let end = min(status.applied, log.lastIndex)
             if first <= end {
                 for entry in log.entries(in: first..<end + 1, maxBytes: .max) {
                     if let before = committed[entry.index] {
@@ -96,6 +98,9 @@
         }
 
         private mutating func checkEpochs(_ node: ClusterNode, _ image: MetadataImage) throws(Wrong) {
+            // A restart begins with a snapshot, from where the log is applied anew.
+            if lastRun[node.id] != node.run { epochs[node.id] = [:] }
+            lastRun[node.id] = node.run
             for topic in image.topics.values {
                 for (index, partition) in topic.partitions.enumerated() {
                     let key = Key(topic: topic.id, partition: Int32(index))
@@ -103,10 +108,10 @@
                     if let before = epochs[node.id]?[key],
                         now.leader < before.leader || now.partition < before.partition
                     {
-                        // A restart begins with a snapshot, from where the log is applied anew.
-                        if compared[node.id]?.run == node.run, lastRun[node.id] == node.run {
-                            throw Wrong("the epochs of \(topic.name)-\(index) go back on node \(node.id)")
-                        }
+                        throw Wrong(
+                            "the epochs of \(topic.name)-\(index) go back on node \(node.id), from \(before.leader) and "
+                                + "\(before.partition) to \(now.leader) and \(now.partition)"
+                        )
                     }
                     epochs[node.id, default: [:]][key] = now
                     guard partition.leader < 0 || partition.replicas.contains(partition.leader) else {
@@ -114,9 +119,7 @@
                     }
                 }
             }
-            lastRun[node.id] = node.run
         }
-        private var lastRun: [Int32: UInt64] = [:]
 
         // MARK: Records
 

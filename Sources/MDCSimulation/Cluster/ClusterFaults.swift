@@ -11,7 +11,7 @@
     struct ClusterFault {
         enum Kind: CaseIterable {
             case kill, powerOfOne, powerOfAll, powerWithinChange, cutOneWay, cutOff, cutPair, slowDisk, slowNetwork
-            case lossyNetwork, fullDisk, elect, killLeader, powerOfLeader, newTopic
+            case lossyNetwork, fullDisk, elect, killLeader, powerOfLeader, newTopic, reassign, wipe
         }
 
         var number: Int
@@ -27,7 +27,7 @@
             // Most sequences have some kinds only, or the frequent ones would hide what the others do.
             let kinds = Kind.allCases.filter { _ in !random.once(in: 3) }
             var faults: [ClusterFault] = []
-            var time: Int64 = 1_500_000
+            var time: Int64 = 1_000_000
             while time < microseconds {
                 time += Int64(random.number(in: pace / 5...2 * pace))
                 faults.append(
@@ -99,6 +99,20 @@
             case .elect:
                 let partition = Int32(random.below(partitions))
                 ask(.electLeader(topic: topicName, partition: partition, isUnclean: false), name, &random)
+            case .reassign:
+                let partition = Int32(random.below(partitions))
+                var replicas = nodes.map(\.id).shuffled(using: &random)
+                // An emptied disk must not have been the only one.
+                replicas.removeLast(random.below(nodes.count - 1))
+                let name = "\(name) of \(partition) to \(replicas)"
+                ask(.reassign(topic: topicName, partition: partition, replicas: replicas), name, &random)
+            case .wipe:
+                // A voter that forgets is no voter: only a node that observes may lose its disk.
+                guard let victim = nodes.first(where: { $0.id > 3 }), victim.services != nil else { return }
+                note("\(name): node \(victim.id), for \(time / 1000) ms")
+                victim.end(power: false, name)
+                victim.wipe()
+                scheduler.after(time) { [self] in start(victim) }
             case .newTopic:
                 let id = TopicID.random(using: &random)
                 let topic = NewTopic(name: "extra-\(fault.number)", partitions: 1, replicationFactor: 3)

@@ -234,7 +234,9 @@
             let quorumLog = try QuorumLog(
                 log: log,
                 fileSystem: disk,
-                voters: configuration.voters.map { RaftReplica(node: BrokerID($0.id), directory: .zero) },
+                // Who is not among the voters joins, and is told.
+                voters: configuration.voters.contains { $0.id == id }
+                    ? configuration.voters.map { RaftReplica(node: BrokerID($0.id), directory: .zero) } : [],
                 thread: thread,
                 now: environment.wall(),
                 logger: logger

@@ -66,7 +66,8 @@
                 reader,
                 header,
                 link,
-                until: services.loop.microseconds + Int64(view.maxWaitMs) * 1000
+                until: services.loop.microseconds + Int64(view.maxWaitMs) * 1000,
+                since: services.loop.microseconds
             )
         }
 
@@ -78,13 +79,17 @@
             _ reader: FetchReader,
             _ header: RequestHeader,
             _ link: SimulatedLink,
-            until deadline: Int64
+            until deadline: Int64,
+            since started: Int64
         ) {
             let isOver = services.loop.microseconds >= deadline || targets.isEmpty
             guard outcome.bytes >= reader.parameters.minBytes || outcome.isUrgent || isOver else {
-                return services.loop.after(Int64(3_000 + services.environment.random() % 12_000)) { [self] in
+                // Less and less often, where nothing happens for long.
+                let waited = max(0, services.loop.microseconds - started)
+                let pause = 3_000 + waited / 4 + Int64(services.environment.random() % 12_000)
+                return services.loop.after(pause) { [self] in
                     let next = reader.read(targets, copyMaxBytes: .max)
-                    wait(next, targets, verdict, reader, header, link, until: deadline)
+                    wait(next, targets, verdict, reader, header, link, until: deadline, since: started)
                 }
             }
             var findings = outcome.findings
