@@ -125,6 +125,19 @@ extension PartitionLoader {
         }
         progress.end = progress.report.damage.isEmpty ? active.nextOffset : max(expected, active.nextOffset)
         try removeSnapshots(after: progress.end)
+        try removeFooters(of: progress.scanned)
+    }
+
+    /// What a footer says of a segment that was scanned may be of what has been cut off since: its removal at a truncation may
+    /// not have reached the disk. The next scrub writes another.
+    private func removeFooters(of segments: [Segment]) throws(LogError) {
+        do throws(FileSystemError) {
+            for segment in segments where !segment.state.withLock({ $0.isQuarantined }) {
+                try fileSystem.unlinkIfPresent(segment.path(FileName.footer))
+            }
+        } catch {
+            throw LogError(error, while: "recovering \(topicPartition)")
+        }
     }
 
     /// Snapshots beyond the log's end are of records that were lost, and must not be taken for the state of others that
