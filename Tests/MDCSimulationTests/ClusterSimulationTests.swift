@@ -27,5 +27,29 @@ import Testing
             }
             #expect(traces[0] == traces[1])
         }
+
+        /// Each with a seed that shows it; the table in docs/testing.md.
+        static let planted: [(PlantedClusterBug, UInt64)] = [
+            (.truncatesToHighWatermark, 1), (.ignoresDivergence, 3), (.restartedLeaderKeepsItsEpoch, 2),
+            (.acknowledgesBeforeCommit, 1), (.electsAnybody, 19), (.actsOnOldMetadata, 1), (.ignoresMinimum, 17),
+            (.admitsLaggards, 19), (.countsWrittenEnd, 39),
+        ]
+
+        @Test("a broken rule is noticed, and nothing where it holds", arguments: planted)
+        func isFound(bug: PlantedClusterBug, seed: UInt64) throws {
+            #expect(throws: SimulationFailure.self) {
+                _ = try ClusterSimulation(seed: seed, milliseconds: 4_000, bug: bug).run()
+            }
+            _ = try ClusterSimulation(seed: seed, milliseconds: 4_000).run()
+        }
+
+        @Test("a failing sequence is made shorter")
+        func shrinks() throws {
+            let long = ClusterSimulation(seed: 2, milliseconds: 3_000, bug: .restartedLeaderKeepsItsEpoch)
+            guard (try? long.run()) == nil else { return #expect(Bool(false), "seed 2 must show it in 3 s too") }
+            let short = long.shrunk()
+            #expect(throws: SimulationFailure.self) { _ = try short.run() }
+            #expect((short.faults ?? []).count < 4)
+        }
     }
 #endif

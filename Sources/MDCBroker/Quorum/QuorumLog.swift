@@ -203,11 +203,15 @@ final class QuorumLog: RaftLogStorage, Sendable {
 
     private func append(_ entries: [RaftEntry], _ now: Timestamp) throws {
         var start = 0
+        // What is appended at once fits a segment.
+        let limit = min(1 << 20, log.settings.segmentBytes / 2)
         while start < entries.count {
             let epoch = entries[start].epoch
             var batches = ByteBuffer()
             var end = start
-            while end < entries.count, entries[end].epoch == epoch, batches.readableBytes < 1 << 20 {
+            while end < entries.count, entries[end].epoch == epoch,
+                batches.readableBytes == 0 || batches.readableBytes + entries[end].size + Self.overhead < limit
+            {
                 var writer = MessageWriter()
                 writer.integer(Self.entryVersion)
                 try entries[end].encodePayload(&writer)

@@ -365,6 +365,9 @@ final class ReplicaFetcher: @unchecked Sendable {
     /// The next fetch waits until everything before `end` is on disk.
     private func sync(_ key: Key, upTo end: Offset) {
         guard let entry = entries[key] else { return }
+        if PlantedReplicationBugs.planted.contains(.fetchesFromWrittenEnd) {
+            return entry.log.whenDurable(upTo: end) { _ in self.eventLoop.execute { self.publish(key) } }
+        }
         entries[key]?.phase = .syncing
         let epoch = entry.follower.leaderEpoch
         entry.log.whenDurable(upTo: end) { result in
