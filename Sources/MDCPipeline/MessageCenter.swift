@@ -40,6 +40,8 @@ public struct MessageCenterConfiguration: Sendable {
     public var routing: RoutingConfiguration
     /// Limits of the response handler.
     public var ledger: MessageLedger.Configuration
+    /// Whether mail domains are looked up before mails are accepted, and at whom; nil: not.
+    public var mailDomainCheck: MailDomainCheck.Configuration?
     /// How long an idempotency key is remembered.
     public var idempotencyWindow: Duration
     /// How long a group waits for a member that does not answer, before another takes its work.
@@ -55,6 +57,7 @@ public struct MessageCenterConfiguration: Sendable {
         ratesPerSecond: [Channel: Double] = [:],
         routing: RoutingConfiguration = RoutingConfiguration(),
         ledger: MessageLedger.Configuration = MessageLedger.Configuration(),
+        mailDomainCheck: MailDomainCheck.Configuration? = nil,
         idempotencyWindow: Duration = IdempotencyKeys.defaultWindow,
         sessionTimeout: Duration = .seconds(10)
     ) {
@@ -66,6 +69,7 @@ public struct MessageCenterConfiguration: Sendable {
         self.ratesPerSecond = ratesPerSecond
         self.routing = routing
         self.ledger = ledger
+        self.mailDomainCheck = mailDomainCheck
         self.idempotencyWindow = idempotencyWindow
         self.sessionTimeout = sessionTimeout
     }
@@ -140,6 +144,9 @@ public final class MessageCenter: Service, Sendable {
             validator: MessageValidator(configuration.validation),
             keys: keys,
             templates: templates,
+            mailDomains: configuration.mailDomainCheck.map {
+                MailDomainCheck($0, group: eventLoopGroup, logger: logger)
+            },
             lookup: lookup,
             logger: logger
         )

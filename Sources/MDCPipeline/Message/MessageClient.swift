@@ -40,6 +40,7 @@ public final class MessageClient: Sendable {
     private let lookup: Lookup?
     private let keys: IdempotencyKeys?
     private let templates: TemplateBook?
+    private let mailDomains: MailDomainCheck?
     private let random = Mutex(SystemRandomNumberGenerator())
     /// Keyed messages accepted lately by this client: the lookup may lag behind.
     private let recent = Mutex(RecentKeys(capacity: 200_000))
@@ -49,16 +50,19 @@ public final class MessageClient: Sendable {
     ///   - keys: The memory of idempotency keys. Without it, the same key still gives the same id, and the dispatcher drops what it
     ///     has seen lately, but not after a restart.
     ///   - templates: For messages whose text is made of a template; without it they are refused.
+    ///   - mailDomains: Asks whether the domains of mail addresses take mail; nil: that is not asked.
     ///   - lookup: What is known of earlier messages, such as a message store's `knowledge`; remembers longer than `keys`.
     public init(
         producer: Producer,
         validator: MessageValidator = MessageValidator(),
         keys: IdempotencyKeys? = nil,
         templates: TemplateBook? = nil,
+        mailDomains: MailDomainCheck? = nil,
         lookup: Lookup? = nil,
         logger: Logger
     ) {
         self.templates = templates
+        self.mailDomains = mailDomains
         self.validator = validator
         self.lookup = lookup
         self.keys = keys
@@ -94,7 +98,8 @@ public final class MessageClient: Sendable {
         var plans: [Plan] = []
         plans.reserveCapacity(drafts.count)
         var seen: [String: UInt64] = [:]
-        for draft in drafts { plans.append(plan(draft, now: now, seen: &seen)) }
+        let badDomains = await badDomains(drafts)
+        for draft in drafts { plans.append(plan(draft, now: now, seen: &seen, badDomains: badDomains)) }
         do {
             try await claim(&plans, now: now)
             // The event only after the lane record: what the world sees as submitted must be on its way.
@@ -163,7 +168,24 @@ public final class MessageClient: Sendable {
         return try templates.filled(draft)
     }
 
-    private func plan(_ draft: MessageDraft, now: Timestamp, seen: inout [String: UInt64]) -> Plan {
+    /// What is wrong with the drafts' mail domains, where that is asked.
+    private func badDomains(_ drafts: [MessageDraft]) async -> [String: String] {
+        guard let mailDomains else { return [:] }
+        let domains = Set(drafts.compactMap(Self.mailDomain))
+        return domains.isEmpty ? [:] : await mailDomains.problems(domains)
+    }
+
+    private static func mailDomain(_ draft: MessageDraft) -> String? {
+        guard draft.channel == .email, case .success(let address) = EmailAddress.parse(draft.to) else { return nil }
+        return address.asciiDomain
+    }
+
+    private func plan(
+        _ draft: MessageDraft,
+        now: Timestamp,
+        seen: inout [String: UInt64],
+        badDomains: [String: String]
+    ) -> Plan {
         let filled: (draft: MessageDraft, warnings: [ValidationIssue])
         do {
             filled = try self.filled(draft)
@@ -172,6 +194,9 @@ public final class MessageClient: Sendable {
         }
         var checked = validator.validate(filled.draft, now: now)
         checked.issues += filled.warnings
+        if !badDomains.isEmpty, let domain = Self.mailDomain(draft), let problem = badDomains[domain] {
+            checked.issues.append(ValidationIssue(.error, "to", "domain \(domain) \(problem)"))
+        }
         guard checked.isValid else {
             let errors = checked.issues.filter { $0.severity == .error }.map(\.description).joined(separator: "; ")
             return Plan(result: .failure(PipelineError(.invalidMessage, errors, issues: checked.issues)))
@@ -208,23 +233,22 @@ public final class MessageClient: Sendable {
         }
         message.attempt = 1
         let json = message.json()
-        // Its record must fit what logs take: a megabyte, less what stands around it.
-        guard json.readableBytes <= Self.messageBytesMax else {
-            return Plan(
-                result: .failure(
-                    TemplateBook.invalid(
-                        "content",
-                        "makes a message of \(json.readableBytes) bytes; at most \(Self.messageBytesMax) fit the log"
-                    )
-                )
-            )
-        }
+        if let error = Self.sizeProblem(json) { return Plan(result: .failure(error)) }
         return Plan(
             result: .success(receipt),
             first: writesFirst ? Self.first(message, json) : nil,
             event: submitted(message, json),
             digest: digest,
             claims: isKeyed && writesFirst
+        )
+    }
+
+    /// Its record must fit what logs take: a megabyte, less what stands around it.
+    private static func sizeProblem(_ json: ByteBuffer) -> PipelineError? {
+        guard json.readableBytes > messageBytesMax else { return nil }
+        return TemplateBook.invalid(
+            "content",
+            "makes a message of \(json.readableBytes) bytes; at most \(messageBytesMax) fit the log"
         )
     }
 

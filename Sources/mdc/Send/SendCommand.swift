@@ -156,6 +156,9 @@ struct SendCommand: AsyncParsableCommand {
                 validator: validator,
                 keys: keys,
                 templates: templates,
+                mailDomains: settings.mailDomainCheck.map {
+                    MailDomainCheck($0, group: connection.eventLoopGroup, logger: connection.logger)
+                },
                 logger: connection.logger
             )
             try await body(client, producer)

@@ -108,6 +108,7 @@ struct CenterStack: Service {
                 validation: settings.validation,
                 policies: settings.policies,
                 routing: routing,
+                mailDomainCheck: settings.messages.mailDomainCheck,
                 idempotencyWindow: settings.messages.idempotencyWindow,
                 sessionTimeout: settings.sessionTimeout
             ),

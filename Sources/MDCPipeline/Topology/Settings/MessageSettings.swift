@@ -9,6 +9,9 @@ public struct MessageSettings: Sendable {
     /// How long an idempotency key is remembered.
     public var idempotencyWindow = IdempotencyKeys.defaultWindow
 
+    /// Whether mail domains are looked up before mails are accepted.
+    public var mailDomainCheck: MailDomainCheck.Configuration?
+
     /// The presets.
     public init() {}
 
@@ -30,6 +33,9 @@ public struct MessageSettings: Sendable {
             try keys.duration("lifetime", .milliseconds(preset.defaultLifetimeMilliseconds)).milliseconds
         validation.requiresMobile = try keys.flag("mobile_only", preset.requiresMobile)
         validation.requiresShownSenders = try keys.flag("strict_senders", preset.requiresShownSenders)
+        let server = try keys.optionalText("mx_server")
+        let port = try keys.number("mx_port", 53, 1...65_535)
+        if try keys.flag("mx_check", false) { mailDomainCheck = .init(host: server, port: port) }
         if var senders = try keys.optionalTable("sender") {
             for channel in Channel.allCases {
                 guard let sender = try senders.optionalText(channel.rawValue) else { continue }
