@@ -221,7 +221,10 @@ struct OpenAPITests {
         let served = APIRoute.table.map { ($0.path, Set($0.methods.map { "\($0)".lowercased() })) }
         #expect(described == Dictionary(uniqueKeysWithValues: served))
         for (path, methods) in APIRoute.table {
-            let sample = path.replacing("{id}", with: "x").replacing("{name}", with: "x").replacing("{report}", with: "latency")
+            let sample = path.replacing("{id}", with: "x").replacing("{name}", with: "x").replacing(
+                "{report}",
+                with: "latency"
+            )
             #expect(APIRoute(path: sample)?.methods == methods, "\(path)")
         }
         for path in ["/", "/v1", "/v1/messages/", "/v1/reports/x", "/v1/messages/a/b", "/v1/messages/a/timeline/b"] {
