@@ -221,9 +221,9 @@ final class Dispatcher: Role {
                 channel: item.message.channel,
                 at: SystemTime.now(),
                 component: "dispatcher",
-                kind: .final,
+                kind: .withheld,
                 attempt: item.message.attempt,
-                status: .cancelled,
+                leadsTo: .cancelled,
                 detail: "called back before a provider was asked"
             )
         }
@@ -356,14 +356,14 @@ final class Dispatcher: Role {
         let message = item.message
         let policy = message.retryPolicy ?? policy
         if let expiresAt = message.expiresAt, expiresAt <= SystemTime.now() {
-            var event = event(item, .final)
-            event.status = .expired
+            var event = event(item, .withheld)
+            event.leadsTo = .expired
             event.detail = "expired before it was sent"
             return await publish(event, item)
         }
         if let suppression = suppressions.suppression(of: message) {
-            var event = event(item, .final)
-            event.status = .failed
+            var event = event(item, .withheld)
+            event.leadsTo = .failed
             event.code = "suppressed"
             event.detail = "the recipient is on the suppression list" + (suppression.reason.map { ": \($0)" } ?? "")
             return await publish(event, item)
@@ -399,8 +399,8 @@ final class Dispatcher: Role {
         event.code = "quiet-hours"
         event.detail = wait.reason
         if let expiresAt = message.expiresAt, wait.until >= expiresAt {
-            event.kind = .final
-            event.status = .expired
+            event.kind = .withheld
+            event.leadsTo = .expired
             event.detail = "\(wait.reason) end after it expires"
             return await publish(event, item)
         }
@@ -511,7 +511,7 @@ final class Dispatcher: Role {
             component: "dispatcher",
             kind: kind,
             attempt: item.message.attempt,
-            provider: providers[item.provider].name,
+            provider: kind == .withheld ? nil : providers[item.provider].name,
             route: kind == .redelivered || kind == .rerouted || !hasChoice ? nil : item.route?.why
         )
     }
@@ -532,12 +532,13 @@ final class Dispatcher: Role {
         case .accepted(let id, let detail):
             event.providerMessageID = id
             event.detail = detail
-            event.status = provider.sendsReceipts ? .accepted : .sent
+            event.status = .accepted
+            event.leadsTo = provider.sendsReceipts ? nil : .sent
             event.dueAt = provider.sendsReceipts ? event.at + policy.receiptTimeoutMilliseconds : nil
         case .rejected(let code, let reason):
             event.code = code
             event.detail = reason
-            event.status = .failed
+            event.leadsTo = .failed
         case .retriable(let code, let reason, let retryAfter):
             event.code = code
             event.detail = reason

@@ -14,6 +14,8 @@ public struct MessageState: Sendable, Equatable {
     public private(set) var phase = Phase.none
     /// Whether someone asked for it not to be sent, and was not answered.
     public private(set) var isCancelRequested = false
+    /// What a dispatcher's result leads to, while it is not yet the message's end.
+    public private(set) var ending: Ending?
     /// When the next thing is due: the report's deadline, or the next attempt.
     public private(set) var dueAt: Timestamp?
     /// What the latest failed attempt said.
@@ -25,9 +27,19 @@ public struct MessageState: Sendable, Equatable {
     /// The provider's id of the latest attempt.
     public private(set) var providerMessageID: String?
 
+    /// An end that is decided as soon as the response handler writes it.
+    public struct Ending: Sendable, Equatable {
+        /// The final status.
+        public var status: MessageStatus
+        /// Of the entry that leads to it.
+        public var code: String?
+        /// Of the entry that leads to it.
+        public var detail: String?
+    }
+
     /// How far an attempt is, in order.
     public enum Phase: Int, Sendable, Comparable {
-        case none, held, deferred, inDoubt, accepted, retryScheduled, final
+        case none, held, deferred, inDoubt, ending, accepted, retryScheduled, final
         /// Whether an attempt is less far.
         public static func < (lhs: Phase, rhs: Phase) -> Bool { lhs.rawValue < rhs.rawValue }
     }
@@ -35,8 +47,31 @@ public struct MessageState: Sendable, Equatable {
     /// A message of which nothing is known.
     public init() {}
 
-    /// Grows with each step; a later step never has a lower one. For stores that merge out of order.
-    public var progress: Int { phase == .final ? Int.max >> 1 : attempt * 8 + phase.rawValue }
+    /// Goes on where a store has kept a state, but for the document, what an attempt leads to, and wishes.
+    init(
+        status: MessageStatus,
+        progress: Int,
+        attempt: Int,
+        provider: String?,
+        providerMessageID: String?,
+        code: String?,
+        detail: String?,
+        dueAt: Timestamp?
+    ) {
+        self.status = status
+        self.attempt = attempt
+        phase = progress == Self.finalProgress ? .final : Phase(rawValue: progress % 8) ?? .none
+        self.provider = provider
+        self.providerMessageID = providerMessageID
+        self.code = code
+        self.detail = detail
+        self.dueAt = dueAt
+    }
+
+    private static let finalProgress = Int.max >> 1
+
+    /// Attempt and phase in one number, which grows with each step.
+    var progress: Int { phase == .final ? Self.finalProgress : attempt * 8 + phase.rawValue }
 
     /// Applies an event; true if the status or phase changed.
     @discardableResult
@@ -53,6 +88,12 @@ public struct MessageState: Sendable, Equatable {
             status = final
             phase = .final
             dueAt = nil
+            ending = nil
+            return true
+        }
+        if let end = event.leadsTo {
+            guard step(event, .ending, event.kind == .accepted ? .accepted : .queued) else { return false }
+            ending = Ending(status: end, code: event.code, detail: event.detail)
             return true
         }
         switch event.kind {
@@ -70,7 +111,7 @@ public struct MessageState: Sendable, Equatable {
         case .scheduled:
             guard event.status == .scheduled else { return false }
             return step(event, .held, .scheduled)
-        case .submitted, .dispatched, .redelivered, .rerouted, .rejected, .receiptIgnored, .final:
+        case .submitted, .dispatched, .redelivered, .rerouted, .rejected, .withheld, .receiptIgnored, .final:
             return false
         }
     }
@@ -82,6 +123,7 @@ public struct MessageState: Sendable, Equatable {
         self.phase = phase
         self.status = status
         dueAt = event.dueAt
+        ending = nil
         return true
     }
 

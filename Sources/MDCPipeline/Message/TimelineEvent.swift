@@ -31,6 +31,8 @@ public struct TimelineEvent: Codable, Sendable, Hashable {
         case deferred
         /// The provider gave no answer: it is not known whether it took the message.
         case inDoubt
+        /// No provider was asked, and none will be: expired, suppressed or called back.
+        case withheld
         /// The provider reported about it.
         case receipt
         /// A report that changes nothing: a repeated, late or contradicting one; `detail` says which.
@@ -57,6 +59,9 @@ public struct TimelineEvent: Codable, Sendable, Hashable {
     public var attempt: Int
     /// The status of the message after the entry; nil: not changed by it.
     public var status: MessageStatus?
+    /// The end that the entry leads to. Only the response handler ends a message, with an entry `final`: so two that see
+    /// different ends at the same time, such as a refusal and a late report, cannot both write theirs.
+    public var leadsTo: MessageStatus?
     /// The provider.
     public var provider: String?
     /// The provider's id of the message.
@@ -81,6 +86,7 @@ public struct TimelineEvent: Codable, Sendable, Hashable {
         kind: Kind,
         attempt: Int = 1,
         status: MessageStatus? = nil,
+        leadsTo: MessageStatus? = nil,
         provider: String? = nil,
         providerMessageID: String? = nil,
         code: String? = nil,
@@ -96,6 +102,7 @@ public struct TimelineEvent: Codable, Sendable, Hashable {
         self.kind = kind
         self.attempt = attempt
         self.status = status
+        self.leadsTo = leadsTo
         self.provider = provider
         self.providerMessageID = providerMessageID
         self.code = code

@@ -394,6 +394,7 @@ extension OpenAPIDocument {
                       "rejected",
                       "deferred",
                       "inDoubt",
+                      "withheld",
                       "receipt",
                       "receiptIgnored",
                       "receiptMissing",
@@ -403,6 +404,9 @@ extension OpenAPIDocument {
                   },
                   "attempt": {"type": "integer", "minimum": 1},
                   "status": {
+                    "$ref": "#/components/schemas/Status"
+                  },
+                  "leadsTo": {
                     "$ref": "#/components/schemas/Status"
                   },
                   "provider": {"type": "string"},

@@ -7,8 +7,9 @@ extension MessageLedger {
     public mutating func receive(_ receipt: ProviderReceipt, token: ReceiptToken, now: Timestamp) -> [LedgerAction] {
         if let owner = owner(of: receipt) {
             if let entry = open[owner.messageID] {
-                // Without the document (its `submitted` event is on its way) there is no policy to decide by.
-                if entry.state.message == nil, receipt.status == .undelivered {
+                // Without the document (its `submitted` event is on its way) there is no policy to decide by, and no final
+                // state to publish.
+                if entry.state.message == nil, receipt.status != .sent, receipt.status != .other {
                     hold(receipt, token, key: .message(owner.messageID), now: now)
                     return []
                 }

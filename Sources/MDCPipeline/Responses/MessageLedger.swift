@@ -8,7 +8,7 @@ public enum LedgerAction: Sendable, Equatable {
     /// Append the event to the timeline. `closes`: the message is at its end; once the event is durable, its first event
     /// need no longer be kept in reach.
     case append(TimelineEvent, closes: EventPosition?)
-    /// Publish the final state.
+    /// Publish the final state, before the event that ends the message: what is repeated after a crash leaves the right one.
     case publish(Message, MessageStatus, at: Timestamp)
     /// Deliver the message to its lane for another attempt at that time.
     case schedule(Message, attempt: Int, due: Timestamp)
@@ -168,8 +168,11 @@ public struct MessageLedger: Sendable {
     /// Folds an event of the past. Returns whether the message was new here, that is whether its position is to be tracked.
     public mutating func load(_ event: TimelineEvent, at position: EventPosition, source: String? = nil) -> LoadResult {
         if ended[event.messageID] != nil { return .ignored }
-        let known = open[event.messageID] != nil
-        var entry = open[event.messageID] ?? Entry(first: position)
+        let known = open[event.messageID]
+        // Who reads from the floor on has missed nothing but the beginnings of messages that are at their end.
+        let isEnd = event.status?.isFinal == true
+        guard known != nil || event.kind == .submitted || Self.isFirstResult(event) || isEnd else { return .ignored }
+        var entry = known ?? Entry(first: position)
         entry.state.apply(event)
         if let source, entry.state.message == nil {
             entry.source = source
@@ -183,12 +186,20 @@ public struct MessageLedger: Sendable {
             byProviderID[key] = Owner(messageID: event.messageID, attempt: event.attempt)
         }
         if entry.state.status.isFinal {
-            // The document comes last now and then (`accepted` overtakes `submitted`); a store needs it, the ledger does not.
             end(event.messageID, entry)
-            return known ? .closed(entry.first) : .closed(position)
+            return .closed(entry.first)
         }
         open[event.messageID] = entry
-        return known ? .known : .opened
+        return known == nil ? .opened : .known
+    }
+
+    /// What came of the first attempt: it may overtake the submission.
+    private static func isFirstResult(_ event: TimelineEvent) -> Bool {
+        guard event.attempt == 1 else { return false }
+        switch event.kind {
+        case .accepted, .rejected, .deferred, .inDoubt, .withheld, .scheduled: return true
+        default: return false
+        }
     }
 
     /// What loading an event did.
@@ -199,13 +210,29 @@ public struct MessageLedger: Sendable {
         case known
         /// The last event of a message whose first was there.
         case closed(EventPosition)
-        /// An event after the end.
+        /// An event after the end, or of a message that is not known.
         case ignored
     }
 
     /// Decides about a message, after an event of others or after the past was loaded.
     public mutating func decide(_ messageID: String, now: Timestamp) -> [LedgerAction] {
-        guard let entry = open[messageID] else { return [] }
+        guard let entry = open[messageID] else { return releaseHeld(messageID, now: now) }
+        if let ending = entry.state.ending, let message = entry.state.message {
+            let event = TimelineEvent(
+                messageID: messageID,
+                channel: message.channel,
+                at: now,
+                component: "responses",
+                kind: .final,
+                attempt: entry.state.attempt,
+                status: ending.status,
+                provider: entry.state.provider,
+                providerMessageID: entry.state.providerMessageID,
+                code: ending.code,
+                detail: ending.detail
+            )
+            return finish(messageID, entry, event) + releaseHeld(messageID, now: now)
+        }
         if entry.state.isCancelRequested, entry.state.message != nil {
             return cancel(messageID, entry, now: now) + releaseHeld(messageID, now: now)
         }
@@ -219,7 +246,7 @@ public struct MessageLedger: Sendable {
             case .expire: arm(messageID, entry, now: now)
             }
         case .accepted: arm(messageID, entry, now: now)
-        case .none, .held, .retryScheduled, .final: break
+        case .none, .held, .ending, .retryScheduled, .final: break
         }
         return actions + releaseHeld(messageID, now: now)
     }
@@ -255,20 +282,43 @@ public struct MessageLedger: Sendable {
         }
     }
 
-    /// Messages whose document has been missing for a while, and where in its lane it lies.
-    public mutating func orphans(now: Timestamp) -> [(messageID: String, source: String)] {
-        var found: [(String, String)] = []
+    /// A message whose document has been missing for a while.
+    public struct Orphan: Sendable, Equatable {
+        /// The message.
+        public var messageID: String
+        /// Where in its lane it lies, as `<topic>:<partition>:<offset>`.
+        public var source: String
+        /// The first of its events that is known here.
+        public var first: EventPosition
+    }
+
+    /// Messages whose document has been missing for a while: their submission was cut short, or they ended before the place
+    /// from which the past was read (a report may overtake the result of its attempt). The log tells which.
+    public mutating func orphans(now: Timestamp) -> [Orphan] {
+        var found: [Orphan] = []
         for id in orphans {
             guard var entry = open[id], let source = entry.source else {
                 orphans.remove(id)
                 continue
             }
             if let since = entry.orphanSince, now - since < configuration.orphanMilliseconds { continue }
-            if entry.orphanSince != nil { found.append((id, source)) }
+            if entry.orphanSince != nil {
+                found.append(Orphan(messageID: id, source: source, first: entry.first))
+            }
             entry.orphanSince = now
             open[id] = entry
         }
         return found
+    }
+
+    /// Notes that a message ended before the past that was read. Returns its first event here, which nothing need be kept for.
+    public mutating func endedBefore(_ messageID: String, _ status: MessageStatus) -> EventPosition? {
+        guard var entry = open[messageID] else { return nil }
+        entry.state.apply(
+            TimelineEvent(messageID: messageID, channel: .sms, at: 0, component: "", kind: .final, status: status)
+        )
+        end(messageID, entry)
+        return entry.first
     }
 
     /// What happens at a point in time: deadlines of reports and of held receipts.
@@ -402,7 +452,7 @@ public struct MessageLedger: Sendable {
             }
             return [.append(event, closes: nil)]
                 + afterFailure(messageID, entry, .retryScheduled, receipt: nil, now: now)
-        case .final: return []
+        case .ending, .final: return []
         }
     }
 
@@ -414,10 +464,10 @@ public struct MessageLedger: Sendable {
             actions.append(.unschedule(messageID: messageID, attempt: entry.state.attempt + 1))
         }
         entry.state.apply(event)
-        actions.append(.append(event, closes: entry.first))
         if let message = entry.state.message {
             actions.append(.publish(message, entry.state.status, at: event.at))
         }
+        actions.append(.append(event, closes: entry.first))
         end(messageID, entry)
         return actions
     }

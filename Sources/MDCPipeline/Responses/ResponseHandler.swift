@@ -159,7 +159,7 @@ final class ResponseHandler: Role {
     // MARK: - Doing
 
     private func perform(_ round: Round) async throws {
-        var timers: [ProducerRecord] = []
+        var before: [ProducerRecord] = []
         var events = round.records
         var closed = round.closed
         var done = round.done
@@ -173,18 +173,18 @@ final class ResponseHandler: Role {
                 }
                 if let closes { closed.append(closes) }
             case .publish(let message, let status, let at):
-                events.append(Self.final(message, status, at))
+                before.append(Self.final(message, status, at))
             case .schedule(var message, let attempt, let due):
                 message.attempt = attempt
                 let id = Records.retryTimerID(message.id, attempt: attempt)
-                timers.append(Records.timer(id, due: due, message: message, json: message.json()))
+                before.append(Records.timer(id, due: due, message: message, json: message.json()))
             case .unschedule(let messageID, let attempt):
-                timers.append(Records.timerEnd(Records.retryTimerID(messageID, attempt: attempt)))
-            case .endTimer(let id): timers.append(Records.timerEnd(id))
+                before.append(Records.timerEnd(Records.retryTimerID(messageID, attempt: attempt)))
+            case .endTimer(let id): before.append(Records.timerEnd(id))
             case .cancel(var message, let attempt):
                 message.attempt = attempt
                 if attempt == 1, message.sendAt != nil {
-                    timers.append(Records.timerEnd(Records.sendAtTimerID(message.id)))
+                    before.append(Records.timerEnd(Records.sendAtTimerID(message.id)))
                 }
                 events.append(Records.cancel(message))
             case .deadLetter(let receipt, let reason):
@@ -192,8 +192,8 @@ final class ResponseHandler: Role {
             case .finish(let token): done.append(token)
             }
         }
-        // The event says that a timer is set: so the timer must be there first.
-        if !timers.isEmpty { try await writer.write(timers) }
+        // The event says that a timer is set, or that the message is at its end: so that must be there first.
+        if !before.isEmpty { try await writer.write(before) }
         if !events.isEmpty { try await writer.write(events) }
         guard !closed.isEmpty || !done.isEmpty else { return }
         state.withLock { state in
@@ -267,15 +267,34 @@ final class ResponseHandler: Role {
         }
     }
 
-    /// Messages whose submission was cut short after the lane record: their document is fetched from the lane.
+    /// Messages whose submission was cut short after the lane record: their document is fetched from the lane. But not of those
+    /// that have ended: with an event of theirs from after the end alone, they would look the same.
     private func recoverOrphans(_ now: Timestamp) async throws {
-        let orphans = state.withLock { $0.ledger.orphans(now: now) }
+        let orphans = state.withLock { $0.loading.isEmpty ? $0.ledger.orphans(now: now) : [] }
         guard !orphans.isEmpty else { return }
+        var messages: [Message] = []
+        for orphan in orphans {
+            guard let message = await recovery.message(at: orphan.source), message.id == orphan.messageID else {
+                continue
+            }
+            messages.append(message)
+        }
+        guard let knowledge = await recovery.knowledge(of: messages, of: Set(orphans.map(\.first.partition))) else {
+            return
+        }
         var records: [ProducerRecord] = []
-        for (messageID, source) in orphans {
-            guard let message = await recovery.message(at: source), message.id == messageID else { continue }
+        for message in messages {
+            if let status = knowledge.ended[message.id] {
+                state.withLock { state in
+                    guard let first = state.ledger.endedBefore(message.id, status) else { return }
+                    let partition = TopicPartition(topic: Topics.events, partition: PartitionID(first.partition))
+                    state.floors[partition]?.closed(first.offset)
+                }
+                continue
+            }
+            guard !knowledge.submitted.contains(message.id) else { continue }
             let event = TimelineEvent(
-                messageID: messageID,
+                messageID: message.id,
                 channel: message.channel,
                 at: message.createdAt,
                 component: "responses",
@@ -287,7 +306,7 @@ final class ResponseHandler: Role {
             // As another writer's, so that it is read back like the event that is missing.
             records.append(Records.event(event, writer: writerID + "-recovery"))
         }
-        try await writer.write(records)
+        if !records.isEmpty { try await writer.write(records) }
     }
 
     // MARK: - Partitions come and go
@@ -345,36 +364,6 @@ final class ResponseHandler: Role {
                 state.floors[partition] = nil
                 state.ledger.drop(partition: partition.partition.rawValue)
             }
-        }
-    }
-}
-
-/// Reads one message from the place in its lane that a result names.
-struct LaneLookup: Sendable {
-    let configuration: ConsumerConfiguration
-    let eventLoopGroup: any EventLoopGroup
-    let logger: Logger
-
-    /// The message at `<topic>:<partition>:<offset>`; nil if there is none (any more).
-    func message(at source: String) async -> Message? {
-        let parts = source.split(separator: ":")
-        guard parts.count == 3, let partition = Int32(parts[1]), let offset = Int64(parts[2]) else { return nil }
-        do {
-            var configuration = configuration
-            configuration.groupID = nil
-            let consumer = try Consumer(configuration, eventLoopGroup: eventLoopGroup, logger: logger)
-            let place = TopicPartition(topic: String(parts[0]), partition: PartitionID(partition))
-            try await consumer.assign([place: Offset(offset)])
-            let records = try await consumer.poll(maxRecords: 1, timeout: .seconds(2))
-            await consumer.close()
-            guard let value = records.first?.value else { return nil }
-            return try Message(json: value)
-        } catch {
-            logger.warning(
-                "a message cannot be read from its lane",
-                metadata: ["at": "\(source)", "error": "\(error)"]
-            )
-            return nil
         }
     }
 }

@@ -24,13 +24,16 @@ public final class CallbackSender: Sendable {
         public var backoffMax: Duration
         /// The limit of one request.
         public var requestTimeout: Duration
+        /// Whether what was answered 2xx is kept, for tests that look for it in the log.
+        public var keepsDelivered: Bool
 
         public init(
             concurrency: Int = 32,
             attemptsMax: Int = 30,
             backoff: Duration = .milliseconds(50),
             backoffMax: Duration = .seconds(5),
-            requestTimeout: Duration = .seconds(10)
+            requestTimeout: Duration = .seconds(10),
+            keepsDelivered: Bool = false
         ) {
             precondition(concurrency > 0 && attemptsMax > 0, "a callback sender needs at least one request")
             self.concurrency = concurrency
@@ -38,6 +41,7 @@ public final class CallbackSender: Sendable {
             self.backoff = backoff
             self.backoffMax = backoffMax
             self.requestTimeout = requestTimeout
+            self.keepsDelivered = keepsDelivered
         }
     }
 
@@ -72,6 +76,7 @@ public final class CallbackSender: Sendable {
         var waiting: Deque<Job> = []
         var underWay = 0
         var statistics = Statistics()
+        var delivered: [Callback] = []
         var isClosed = false
     }
 
@@ -95,6 +100,9 @@ public final class CallbackSender: Sendable {
 
     /// What became of the receipts so far.
     public var statistics: Statistics { state.withLock { $0.statistics } }
+
+    /// What was answered 2xx, if that is kept.
+    var delivered: [Callback] { state.withLock { $0.delivered } }
 
     /// Drops what still waits, sends nothing more, and closes the connections.
     public func shutdown() async {
@@ -175,6 +183,7 @@ public final class CallbackSender: Sendable {
     private func finish(_ job: Job, status: UInt?, problem: String) {
         switch status {
         case .some(200..<300):
+            if configuration.keepsDelivered { state.withLock { $0.delivered.append(job.callback) } }
             settle(job) { $0.delivered += 1 }
         case .some(400..<500) where status != 408 && status != 429:
             logger.warning("callback refused", metadata: ["answer": "\(problem)", "body": "\(job.callback.body)"])

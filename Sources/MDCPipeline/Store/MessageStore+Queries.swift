@@ -291,7 +291,7 @@ extension TimelineEvent.Kind {
         case .submitted: 0
         case .scheduled: 1
         case .dispatched, .redelivered, .rerouted: 2
-        case .accepted, .rejected, .deferred, .inDoubt: 3
+        case .accepted, .rejected, .deferred, .inDoubt, .withheld: 3
         case .receipt, .receiptMissing: 4
         case .retryScheduled: 5
         case .cancelRequested, .cancelRefused: 5

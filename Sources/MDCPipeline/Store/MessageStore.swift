@@ -154,8 +154,12 @@ public final class MessageStore: Sendable {
                 item.event.messageID, item.position.partition, item.position.offset, eventText(item),
             ])
             try insertEvent.execute()
-            if changes[item.event.messageID] == nil { order.append(item.event.messageID) }
-            changes[item.event.messageID, default: RowChange(channel: item.event.channel)].apply(item.event)
+            let id = item.event.messageID
+            if changes[id] == nil {
+                order.append(id)
+                changes[id] = try RowChange(id, channel: item.event.channel, in: db)
+            }
+            changes[id]?.apply(item.event)
         }
         for id in order {
             guard let change = changes[id] else { continue }
@@ -187,14 +191,36 @@ public final class MessageStore: Sendable {
     }
 }
 
-/// What one batch changes in the row of one message.
+/// The row of one message: as it was, then with the events of one batch. The fold goes on where it was, so that the rows do not
+/// depend on how the log was cut into batches.
 private struct RowChange {
     let channel: Channel
     var state = MessageState()
     var updatedAt: Timestamp = 0
     var finalAt: Timestamp?
 
-    init(channel: Channel) { self.channel = channel }
+    init(_ id: String, channel: Channel, in db: Database) throws {
+        self.channel = channel
+        let statement = try db.cachedStatement(
+            sql: """
+                SELECT status, progress, attempt, provider, provider_message_id, code, detail, due_at, updated_at, final_at
+                FROM \(MessageStore.table(channel)) WHERE id = ?
+                """
+        )
+        guard let row = try Row.fetchOne(statement, arguments: [id]) else { return }
+        state = MessageState(
+            status: MessageStatus(rawValue: row[0]) ?? .queued,
+            progress: row[1],
+            attempt: row[2],
+            provider: row[3],
+            providerMessageID: row[4],
+            code: row[5],
+            detail: row[6],
+            dueAt: (row[7] as Int64?).map(Timestamp.init)
+        )
+        updatedAt = Timestamp(row[8])
+        finalAt = (row[9] as Int64?).map(Timestamp.init)
+    }
 
     mutating func apply(_ event: TimelineEvent) {
         let wasFinal = state.status.isFinal
@@ -203,7 +229,7 @@ private struct RowChange {
         updatedAt = max(updatedAt, event.at)
     }
 
-    /// Merges with what is there: the further progress wins, the first document and the first end stay.
+    /// Writes the row. Of what comes from the document, the first stays.
     func upsert(_ id: String, in db: Database) throws {
         let statement = try db.cachedStatement(
             sql: """
@@ -217,17 +243,10 @@ private struct RowChange {
                     idempotency_key = coalesce(idempotency_key, excluded.idempotency_key),
                     created_at = coalesce(created_at, excluded.created_at),
                     document = coalesce(document, excluded.document),
-                    updated_at = max(updated_at, excluded.updated_at),
-                    attempt = max(attempt, excluded.attempt),
-                    status = iif(excluded.progress > progress, excluded.status, status),
-                    provider = iif(excluded.progress > progress, coalesce(excluded.provider, provider), provider),
-                    provider_message_id = iif(excluded.progress > progress,
-                        coalesce(excluded.provider_message_id, provider_message_id), provider_message_id),
-                    code = iif(excluded.progress > progress, coalesce(excluded.code, code), code),
-                    detail = iif(excluded.progress > progress, coalesce(excluded.detail, detail), detail),
-                    due_at = iif(excluded.progress > progress, excluded.due_at, due_at),
-                    final_at = coalesce(final_at, excluded.final_at),
-                    progress = max(progress, excluded.progress)
+                    status = excluded.status, progress = excluded.progress, attempt = excluded.attempt,
+                    provider = excluded.provider, provider_message_id = excluded.provider_message_id,
+                    code = excluded.code, detail = excluded.detail, updated_at = excluded.updated_at,
+                    due_at = excluded.due_at, final_at = excluded.final_at
                 """
         )
         let message = state.message
