@@ -161,7 +161,7 @@ struct RoutedDispatchTests {
                         try await Task.sleep(for: .milliseconds(50))
                     }
                     let kinds = try await center.store?.timeline(of: id).map(\.kind)
-                    #expect(kinds == [.submitted, .scheduled, .accepted], "\(kinds ?? [])")
+                    #expect(kinds == [.submitted, .scheduled, .accepted, .final], "\(kinds ?? [])")
                 }
                 for id in held { #expect(provider.messages.count { $0.id == id } == 1) }
             }
