@@ -27,7 +27,12 @@ import Testing
             channel: .email,
             to: "b\(index)@example.org",
             sender: from,
-            content: MessageContent(subject: "Grüße", text: "Hello", html: "<p>नमस्ते</p>"),
+            content: MessageContent(
+                subject: "Grüße",
+                text: "Hello",
+                html: "<p>नमस्ते</p>",
+                attachments: [MessageAttachment(name: "März.pdf", contentType: "application/pdf", data: "JVBERi0xLjQ=")]
+            ),
             createdAt: 1_790_000_000_000
         )
     }
@@ -47,6 +52,9 @@ import Testing
         await provider.shutdown()
         let header = "X-MDC-Reference: \(mail(1).reference(attempt: 1))"
         #expect(await waitUntil { moto.state.contains(header) }, "\(moto.state)")
+        for part in ["multipart/mixed", "M%C3%A4rz.pdf", "JVBERi0xLjQ="] {
+            #expect(moto.state.contains(part), "\(part)")
+        }
 
         // Its events come through SNS and SQS, with the id that SES gave; the log refuses them at first.
         let kept = KeptReceipts()
