@@ -33,6 +33,7 @@ import Testing
             (.truncatesToHighWatermark, 1), (.ignoresDivergence, 3), (.restartedLeaderKeepsItsEpoch, 2),
             (.acknowledgesBeforeCommit, 1), (.electsAnybody, 19), (.actsOnOldMetadata, 1), (.ignoresMinimum, 17),
             (.admitsLaggards, 19), (.countsWrittenEnd, 39),
+            (.fetchesFromWrittenEnd, 39),
         ]
 
         @Test("a broken rule is noticed, and nothing where it holds", arguments: planted)
