@@ -290,7 +290,13 @@
 
         private func check(_ body: (inout ClusterChecker) throws(Wrong) -> Void) {
             guard failure == nil else { return }
-            do throws(Wrong) { try body(&checker) } catch { fail(error.description) }
+            let isUp = nodes.map { !$0.disk.hasCrashed }
+            do throws(Wrong) {
+                try body(&checker)
+            } catch {
+                // The look itself may have been the call at which the power was to fail.
+                if isUp == nodes.map({ !$0.disk.hasCrashed }) { fail(error.description) }
+            }
         }
 
         private func look() { for node in nodes { look(at: node) } }
