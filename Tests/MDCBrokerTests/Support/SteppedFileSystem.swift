@@ -62,7 +62,8 @@ final class SteppedFileSystem: FileSystem {
                 try copy(from, to: to, real)
                 continue
             }
-            let source = try real.open(from, [])
+            // Another thread may have just removed it: its step was copied before.
+            guard try real.attributes(from) != nil, let source = try? real.open(from, []) else { continue }
             var bytes = [UInt8](repeating: 0, count: try source.size())
             _ = try bytes.withUnsafeMutableBytes { try source.read(into: $0, at: 0) }
             let file = try real.open(to, [.write, .create])
