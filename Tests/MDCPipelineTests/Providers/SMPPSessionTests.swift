@@ -232,6 +232,23 @@ import Testing
         #expect(parts.report("d", .failed)?.isIntermediate == false)
     }
 
+    @Test func aReceiptMayBelongToWhatIsUnderWay() {
+        var parts = SMPPParts()
+        #expect(parts.limit(of: "a") == nil)
+        let first = parts.begin(2, reference: "m.1")
+        parts.add("a", to: first)
+        #expect(parts.limit(of: "a") == nil)
+        let limit = parts.limit(of: "b")
+        #expect(limit == first)
+        // What begins after the receipt came cannot be its message.
+        let second = parts.begin(1, reference: "m.2")
+        #expect(parts.mayBelong("b", upTo: first))
+        parts.finish(first)
+        #expect(!parts.mayBelong("b", upTo: first) && parts.mayBelong("b", upTo: second))
+        parts.add("b", to: second)
+        #expect(!parts.mayBelong("b", upTo: second))
+    }
+
     @Test func validity() {
         #expect(SMPPProvider.relative(seconds: 5) == "000000000100000R")
         #expect(SMPPProvider.relative(seconds: 2 * 86_400 + 3_661) == "000002010101000R")

@@ -110,6 +110,9 @@ public final class SMPPProvider: Provider {
     public var concurrency: Int { configuration.binds * configuration.window }
     public var sendsReceipts: Bool { configuration.receipts }
 
+    /// How long a receipt waits for the answer that it may have overtaken; an SMSC may want it taken before it answers.
+    private static let overtakingMax = Duration.seconds(2)
+
     private let configuration: Configuration
     private let links: [SMPPLink]
     private let running: [Task<Void, Never>]
@@ -218,6 +221,7 @@ public final class SMPPProvider: Provider {
         var ids: [String] = []
         let (form, parts) = (configuration.idInAnswer, parts)
         let serial = configuration.receipts ? parts.begin(units.count, reference: reference) : nil
+        defer { if let serial { parts.withLock { $0.finish(serial) } } }
         for (index, unit) in units.enumerated() {
             let place = units.count > 1 ? "part \(index + 1) of \(units.count): " : ""
             let result = await link.request(SMPPCommand.submitSM, unit.encoded()) { status, body in
@@ -300,6 +304,7 @@ public final class SMPPProvider: Provider {
             return 0
         }
         let id = configuration.idInReceipt.normalised(receipt.messageID)
+        await answersBefore(id)
         let known = parts.withLock { $0.report(id, receipt.status) }
         if known?.isIntermediate == true { return 0 }
         let entry = ProviderReceipt(
@@ -320,6 +325,16 @@ public final class SMPPProvider: Provider {
             logger.warning("a receipt is not durable", metadata: ["error": "\(error)"])
             parts.withLock { $0.revert(id) }
             return 0x64
+        }
+    }
+
+    /// A receipt may overtake the answer that tells its id, above all through the other bind: it waits for the messages that
+    /// were under way when it came, or their parts would never add up.
+    private func answersBefore(_ id: String) async {
+        guard let limit = parts.withLock({ $0.limit(of: id) }) else { return }
+        let deadline = NIODeadline.now() + TimeAmount(Self.overtakingMax)
+        while parts.withLock({ $0.mayBelong(id, upTo: limit) }), NIODeadline.now() < deadline, !Task.isCancelled {
+            try? await Task.sleep(for: .milliseconds(5))
         }
     }
 
@@ -375,6 +390,8 @@ struct SMPPParts: Sendable {
     private var owners: [String: UInt64] = [:]
     private var order: Deque<UInt64> = []
     private var serial: UInt64 = 0
+    /// Those whose answers are not all here.
+    private var underWay: Set<UInt64> = []
 
     var count: Int { entries.count }
 
@@ -383,6 +400,7 @@ struct SMPPParts: Sendable {
         serial += 1
         entries[serial] = Entry(count: count, reference: reference)
         order.append(serial)
+        underWay.insert(serial)
         while entries.count > Self.messagesMax || order.count > 2 * Self.messagesMax, let oldest = order.popFirst() {
             remove(oldest)
         }
@@ -393,6 +411,17 @@ struct SMPPParts: Sendable {
         guard entries[serial] != nil else { return }
         entries[serial]?.ids.append(id)
         owners[id] = serial
+    }
+
+    /// All parts of the message are answered, or will not be.
+    mutating func finish(_ serial: UInt64) { underWay.remove(serial) }
+
+    /// The last message to which an unknown id may belong; nil for a known id, or if no answer is awaited.
+    func limit(of id: String) -> UInt64? { owners[id] == nil && !underWay.isEmpty ? serial : nil }
+
+    /// True while the id is unknown and a message up to `limit` awaits an answer.
+    func mayBelong(_ id: String, upTo limit: UInt64) -> Bool {
+        owners[id] == nil && underWay.contains { $0 <= limit }
     }
 
     /// What a part's receipt means for its message; nil if the message is not known.
