@@ -6,6 +6,7 @@ import MDCBroker
 import MDCLog
 import NIOPosix
 import ServiceLifecycle
+import Synchronization
 import UnixSignals
 
 #if canImport(Glibc)
@@ -13,6 +14,9 @@ import UnixSignals
 #elseif canImport(Darwin)
     import Darwin
 #endif
+
+/// Signals that the process takes for itself until its end.
+private let trapped = Mutex<UnixSignalsSequence?>(nil)
 
 /// `mdc-broker run`.
 struct RunCommand {
@@ -115,6 +119,9 @@ struct RunCommand {
                 logger: logger
             )
         )
+        // Held until the process ends: a signal that comes while it ends, or once more, must not end it with a wrong status.
+        let signals = await UnixSignalsSequence(trapping: [.sigterm, .sigint])
+        trapped.withLock { $0 = signals }
         async let announcement: Void = announce(broker)
         do {
             try await group.run()

@@ -71,6 +71,24 @@ class Run:
         except Exception:
             return self.random.choice(NODES)
 
+    def mdc(self, *arguments):
+        return subprocess.run(
+            [os.environ["MDC_CLI"], *arguments, "--bootstrap", self.cluster.bootstrap],
+            capture_output=True, timeout=60, text=True,
+        )
+
+    def readmit(self, node):
+        """Has a node whose disk was emptied vote again, by the command that an operator would use."""
+
+        def votes():
+            done = self.mdc("cluster", "add-voter", str(node), "--replace")
+            replicas = json.loads(self.mdc("cluster", "status", "-o", "json").stdout)["quorum"]["replicas"]
+            voters = [r["node"] for r in replicas if r["isVoter"]]
+            return sorted(voters) == list(NODES) and len(replicas) == 3 or done.stderr
+
+        self.until(f"node {node} votes again", votes)
+        self.say(f"node {node} votes again")
+
     def until(self, what, check, seconds=PATIENCE):
         end = time.monotonic() + seconds
         last = None
@@ -180,8 +198,8 @@ class Run:
             self.say(f"fault {count}: {fault.__name__}")
             fault(self)
             self.cluster.heal()
-            # Now and then the next one comes before the cluster has recovered; not when a disk was emptied.
-            if self.random.random() < 0.25 and fault is not faults.wipe_follower:
+            # Now and then the next one comes before the cluster has recovered.
+            if self.random.random() < 0.25:
                 self.say("healed, the next one at once")
                 continue
             began = time.monotonic()

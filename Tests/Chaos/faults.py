@@ -151,12 +151,23 @@ def cut_and_kill_all(run):
 def wipe_follower(run):
     # More than one copy at a time must not be missing: nobody promises anything then.
     run.wait_in_sync()
-    # Always the same: an emptied node votes again only when an operator says so, and a majority must have kept its votes.
-    node = run.options.seed % 3 + 1
+    node = run.random.choice(NODES)
     run.say(f"kill -9 of node {node}, its disk is emptied")
     run.cluster.kill(node)
     run.cluster.wipe(node)
     hold(run, 0, 4)
+    run.cluster.start(node)
+    if run.random.random() < 0.3:
+        # With one voter of three left nobody may decide anything: the new copy has no vote.
+        other = run.random.choice(others(node))
+        hold(run, 0, 1)
+        run.say(f"kill -9 of node {other} as well")
+        run.cluster.kill(other)
+        hold(run, 0, 4)
+        run.cluster.start(other)
+    run.wait_in_sync()
+    # An emptied node votes again only when an operator says so, and a majority must have kept its votes until then.
+    run.readmit(node)
 
 
 def full_disk(run):

@@ -220,9 +220,24 @@ final class QuorumLog: RaftLogStorage, Sendable {
                 batches.writeImmutableBuffer(try builder.build())
                 end += 1
             }
-            _ = try log.append(batches, as: .coordinator, leaderEpoch: LeaderEpoch(epoch), now: now)
+            try append(batches, epoch, now)
             start = end
         }
+    }
+
+    /// One entry alone may be larger than a segment, such as that of a topic with thousands of partitions: it gets one for
+    /// itself.
+    private func append(_ batches: ByteBuffer, _ epoch: RaftEpoch, _ now: Timestamp) throws {
+        let settings = log.settings
+        let isLarge = batches.readableBytes > settings.segmentBytes
+        if isLarge {
+            var wide = settings
+            wide.segmentBytes = batches.readableBytes
+            try log.update(settings: wide)
+        }
+        // Nobody else changes the settings of this log once the node runs, and nobody else appends.
+        defer { if isLarge { try? log.update(settings: settings) } }
+        _ = try log.append(batches, as: .coordinator, leaderEpoch: LeaderEpoch(epoch), now: now)
     }
 
     private func receive(_ chunk: RaftMessage.SnapshotChunk) throws {

@@ -54,20 +54,58 @@ extension ClusterCommand {
     struct AddVoter: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Makes a voter of a node that observes the metadata.",
-            discussion: "The node must run, started with the --voters of this cluster, and have caught up."
+            discussion: """
+                The node must run, started with the --voters of this cluster, and have caught up. A voter whose disk was \
+                emptied has a new copy that only observes: --replace has it vote in the place of the former one, which is \
+                taken out of the quorum first and never counts again. It may be repeated if it was interrupted.
+                """
         )
 
         @OptionGroup var connection: ConnectionOptions
         @OptionGroup var output: OutputOptions
         @OptionGroup var directory: DirectoryOption
 
+        @Flag(help: "Take the node's former copy, whose disk is lost, out of the quorum first.")
+        var replace = false
+
         @Argument(help: "The node.")
         var node: Int32
 
         func run() async throws {
-            try await connection.withAdmin { try await $0.addVoter(BrokerID(node), directory: try directory.id) }
+            try await connection.withAdmin { admin in
+                let added = replace ? try await makeRoom(admin) : try directory.id
+                try await admin.addVoter(BrokerID(node), directory: added)
+            }
             try output.print(Done(node: node, done: "votes")) { "node \(node) votes\n" }
         }
+
+        /// Takes the former copy out of the quorum where the new one can take its place at once: for the time between, the
+        /// quorum has a voter less. Returns the new one.
+        private func makeRoom(_ admin: Admin) async throws -> KafkaUUID {
+            let quorum = try await admin.describeQuorum()
+            let wanted = try directory.id
+            let copies = quorum.replicas.filter { $0.node == BrokerID(node) }
+            let found = copies.filter { !$0.isVoter && (wanted == .zero || $0.directory == wanted) }
+                .max { $0.logEnd < $1.logEnd }
+            guard let found else {
+                throw CommandError(
+                    "node \(node) has no copy that observes the metadata: start it with its empty folder and the --voters of "
+                        + "this cluster; `mdc cluster status` shows who votes"
+                )
+            }
+            guard let former = copies.first(where: \.isVoter) else { return found.directory }
+            guard found.logEnd + Self.lagMax >= quorum.highWatermark else {
+                throw CommandError(
+                    "the new copy of node \(node) has \(max(0, found.logEnd)) of \(quorum.highWatermark) changes; try again when "
+                        + "it has caught up"
+                )
+            }
+            try await admin.removeVoter(BrokerID(node), directory: former.directory)
+            return found.directory
+        }
+
+        /// Changes of the metadata that the new copy may lack.
+        private static let lagMax: Int64 = 1_000
     }
 
     /// `mdc cluster remove-voter`

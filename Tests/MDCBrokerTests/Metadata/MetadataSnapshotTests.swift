@@ -299,6 +299,42 @@ struct MetadataSnapshotTests {
         try again.logs.close()
     }
 
+    @Test("A change that is larger than a segment is written, kept over starts and covered by snapshots")
+    func largerThanASegment() throws {
+        let fixture = BrokerFixture()
+        let folder = fixture.directory + "/data"
+        try POSIXFileSystem().makeDirectory(folder)
+        // A segment has 4 KiB.
+        let large = (0..<3).map { number in
+            MetadataRecord.topicCreated(
+                name: "large-\(number)",
+                id: TopicID(high: 7, low: UInt64(number)),
+                replicas: Array(repeating: [1, 2, 3], count: 5_000),
+                configs: [:]
+            )
+        }
+        #expect(try MetadataBatch.encode([large[0]]).readableBytes > 3 * 4096)
+        let node = try Self.open(folder, POSIXFileSystem())
+        for record in Self.image(topics: 5, seed: 21) { try node.store.commit([record], now: 1) }
+        for record in large {
+            try node.store.commit([record], now: 1)
+            try node.store.commit([.producerIDsReserved(next: 5_000)], now: 1)
+        }
+        let expected = Self.facts(node.store.image)
+        try node.logs.close()
+        #expect(LogChecker.problems(in: folder).count == 0)
+        let again = try Self.open(folder, POSIXFileSystem())
+        #expect(Self.facts(again.store.image) == expected)
+        try again.store.commit([large[0]], now: 2)
+        try again.store.snapshot(now: 2)
+        try again.store.commit([.producerIDsReserved(next: 6_000)], now: 2)
+        try again.logs.close()
+        let last = try Self.open(folder, POSIXFileSystem())
+        #expect(last.store.image.nextProducerID == 6_000)
+        #expect(last.store.image.topic("large-2")?.partitions.count == 5_000)
+        try last.logs.close()
+    }
+
     @Test("Without a sound snapshot for what the log has lost, the node does not start on half its metadata")
     func noHalf() throws {
         let fixture = BrokerFixture()
