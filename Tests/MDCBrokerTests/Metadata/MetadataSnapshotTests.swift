@@ -313,7 +313,7 @@ struct MetadataSnapshotTests {
                 configs: [:]
             )
         }
-        #expect(try MetadataBatch.encode([large[0]]).readableBytes > 3 * 4096)
+        #expect(try MetadataBatch.encode([large[0]]).count > 3 * 4096)
         let node = try Self.open(folder, POSIXFileSystem())
         for record in Self.image(topics: 5, seed: 21) { try node.store.commit([record], now: 1) }
         for record in large {
