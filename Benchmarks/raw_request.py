@@ -72,6 +72,38 @@ def leader_and_in_sync(broker, name):
     return leader, take(f">{take('>i')[0]}i"), brokers
 
 
+def leaders(broker, name):
+    """The leader of each partition of a topic, by Metadata version 1."""
+    answer = _ask(broker, 3, 1, struct.pack(">i", 1) + _text(name), timeout=30)
+    at = 0
+
+    def take(form):
+        nonlocal at
+        values = struct.unpack_from(form, answer, at)
+        at += struct.calcsize(form)
+        return values
+
+    def skip_text():
+        nonlocal at
+        count = take(">h")[0]
+        at += max(0, count)
+
+    for _ in range(take(">i")[0]):
+        take(">i")
+        skip_text()
+        take(">i")
+        skip_text()
+    take(">iih")
+    skip_text()
+    found = {}
+    for _ in range(take(">bi")[1]):
+        _, partition, leader, replicas = take(">hiii")
+        take(f">{replicas}i")
+        take(f">{take('>i')[0]}i")
+        found[partition] = leader
+    return found
+
+
 def alter_topic(broker, name, **settings):
     """Changes settings of a topic by IncrementalAlterConfigs version 0."""
     body = struct.pack(">ib", 1, 2) + _text(name) + struct.pack(">i", len(settings))

@@ -142,6 +142,10 @@ class Cluster:
     def running(self):
         return [n for n in NODES if n in self.processes]
 
+    def page(self, node):
+        """Where a node shows its metrics."""
+        return ["--http", "none"]
+
     def start(self, node):
         voters = ",".join(f"{n}@{address}" for n, address in self.controllers.items())
         with open(f"{self.folder}/{node}.log", "ab") as log:
@@ -151,7 +155,7 @@ class Cluster:
                 self.network.command(node)
                 + [
                     self.binary, "run", "--node-id", str(node), "--data", f"{self.folder}/{node}/data",
-                    "--listen", self.listen[node], "--http", "none",
+                    "--listen", self.listen[node], *self.page(node),
                     "--controller-listen", self.controllers[node], "--voters", voters,
                 ],
                 stdout=log,
