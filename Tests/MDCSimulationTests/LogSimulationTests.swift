@@ -30,8 +30,8 @@ import Testing
     }
 
     /// As above, of longer sequences: syncs that failed at a start, a start of the log that one file knew, reserved space in
-    /// segments before the log's start, aborts and footers that came back after a truncation.
-    @Test(arguments: [3_002_872, 3_000_124, 3_000_788, 3_001_793, 3_002_303, 3_003_840, 3_004_496, 3_005_369])
+    /// segments before the log's start, aborts and footers that came back after a truncation, a segment that came back after a reset.
+    @Test(arguments: [3_002_872, 3_000_124, 3_000_788, 3_001_793, 3_002_303, 3_003_840, 3_004_496, 3_004_625, 3_005_369])
     func whatOnceWentWrongLater(seed: UInt64) throws {
         _ = try LogSimulation(seed: seed, operations: 120).run()
     }

@@ -43,9 +43,10 @@ extension PartitionLoader {
                 progress.directoryChanged = true
                 continue
             }
-            // Where this engine wrote the log, a gap between segments means that the end of the first is lost.
+            // Where this engine wrote the log, a gap between segments means that the end of the first is lost. Where it begins
+            // before the recovery point, that is damage, unless all of that was deleted.
             if index > begin.index, segment.baseOffset != expected,
-                segment.baseOffset < expected || (isOurs && expected >= durable)
+                segment.baseOffset < expected || (isOurs && (expected >= durable || !mayBeMissed))
             {
                 try cutFrom(index, &progress, reason: "segment \(segment.baseOffset) does not continue \(expected)")
                 break
