@@ -50,6 +50,7 @@ demo: build ## the main job, start to end: CSV of messages -> final statuses, ev
 bench: build ## benchmarks, one line a figure: name value unit, compared with Benchmarks/thresholds
 	@dev/install-deps bench
 	@swift build $(RELEASE) -j $(JOBS) --product mdc-log-bench >&2
+	@swift build $(RELEASE) -j $(JOBS) --product mdc-pipeline-bench >&2
 	@Benchmarks/run
 
 fuzz: deps ## libFuzzer over every entrance for foreign bytes: make fuzz SECONDS=60 [TARGETS="batch request"]

@@ -173,6 +173,14 @@ let package = Package(
             swiftSettings: settings
         ),
 
+        .executableTarget(
+            name: "mdc-pipeline-bench",
+            dependencies: [
+                "MDCPipeline", "MDCClient", "MDCModel", nio("NIOCore"), nio("NIOPosix"), logging,
+            ],
+            swiftSettings: settings
+        ),
+
         .testTarget(
             name: "MDCModelTests",
             dependencies: ["MDCModel", "MDCTesting", "CMDCChecksum", nio("NIOCore")],
