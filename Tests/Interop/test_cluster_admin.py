@@ -227,6 +227,86 @@ class LeadersAndMoves(ClusterAdminCase):
         admin.close()
 
 
+class Throttles(ClusterAdminCase):
+    MEGABYTE = 1 << 20
+
+    def fill_bytes(self, topic, megabytes):
+        failures = []
+        producer = Producer(
+            {"bootstrap.servers": self.cluster.bootstrap, "acks": "all", "message.timeout.ms": DEADLINE * 1000}
+        )
+        for index in range(megabytes * 16):
+            producer.produce(
+                topic, os.urandom(self.MEGABYTE // 16), partition=0,
+                on_delivery=lambda error, _: failures.append(str(error)) if error else None,
+            )
+            producer.poll(0)
+        self.assertEqual((producer.flush(DEADLINE), failures), (0, []), self.cluster.logs())
+
+    def rates(self):
+        resource = ConfigResource(ConfigResource.Type.BROKER, "1")
+        found = self.admin.describe_configs([resource])[resource].result(timeout=30)
+        return [int(found[f"{side}.replication.throttled.rate"].value) for side in ("leader", "follower")]
+
+    def lists(self, topic):
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+        found = self.admin.describe_configs([resource])[resource].result(timeout=30)
+        return [found[f"{side}.replication.throttled.replicas"].value for side in ("leader", "follower")]
+
+    def copied(self):
+        moves = self.json("cluster", "reassign")
+        return {move["partition"]: (move["copiedBytes"], move["totalBytes"]) for move in moves}
+
+    def test_a_move_is_throttled(self):
+        for name in ("slow", "fast"):
+            new = NewTopic(name, num_partitions=1, replica_assignment=[[1, 2]])
+            self.admin.create_topics([new])[name].result(timeout=30)
+            self.fill_bytes(name, 8)
+        rate = 400_000
+        began = time.monotonic()
+        self.done(
+            "cluster", "reassign", "--topic", "slow", "--replicas", "1,3", "--throttle", str(rate), "--no-wait"
+        )
+        self.assertEqual(self.lists("slow"), ["0:1,0:2", "0:3"])
+        self.until("the rates", lambda: self.rates() == [rate, rate])
+        # Who is not named goes on as fast as it can.
+        self.done("cluster", "reassign", "--topic", "fast", "--replicas", "1,3")
+        self.assertEqual(self.partitions("fast")[0].replicas, [1, 3])
+
+        def progress():
+            copied, total = self.copied()["slow-0"]
+            passed = time.monotonic() - began
+            self.assertGreater(total, 8 * self.MEGABYTE)
+            # A second's worth may be used at once, and a piece more than there is: time is only ever too much.
+            self.assertLessEqual(copied, 2 * rate * passed + 3 * self.MEGABYTE)
+            return copied
+
+        seen = set()
+        self.until("some of it", lambda: seen.add(progress()) or len(seen) >= 3)
+        self.assertIn("%", self.done("cluster", "reassign"))
+        # The ones that are in sync stay so, and clients write.
+        self.fill_bytes("slow", 1)
+        self.assertEqual(sorted(self.partitions("slow")[0].isrs), [1, 2])
+        # The rate is taken away: the rest comes at once.
+        self.assertIn("slow", self.done("cluster", "reassign", "--unthrottle"))
+        self.until("arrived", lambda: self.partitions("slow")[0].replicas == [1, 3])
+        self.until("in sync", lambda: sorted(self.partitions("slow")[0].isrs) == [1, 3])
+        self.assertEqual(self.lists("slow"), ["", ""])
+
+        # Taken back, nothing is left of it; nor after a move that was waited for.
+        self.done("cluster", "reassign", "--topic", "slow", "--replicas", "1,2", "--throttle", "1", "--no-wait")
+        self.until("it is under way", lambda: "slow-0" in self.copied())
+        self.assertIn("cancelled slow-0", self.done("cluster", "reassign", "--cancel"))
+        self.assertEqual((self.partitions("slow")[0].replicas, self.copied()), ([1, 3], {}))
+        self.assertEqual(self.lists("slow"), ["", ""])
+        self.until("no rates", lambda: min(self.rates()) > 1 << 60)
+        self.done("cluster", "reassign", "--topic", "slow", "--replicas", "2,3", "--throttle", "100000000")
+        self.assertEqual((self.partitions("slow")[0].replicas, self.lists("slow")), ([2, 3], ["", ""]))
+        self.assertIn(
+            "partition:node", self.refused("config", "set", "--topic", "slow", "leader.replication.throttled.replicas=x")
+        )
+
+
 class TheQuorum(ClusterAdminCase):
     # Snapshots of the metadata are due often.
     settings = ("metadata.log.max.record.bytes.between.snapshots=16384",)

@@ -124,6 +124,9 @@ public struct BrokerConfiguration: Sendable {
     public var replicaLagMilliseconds: Int64 = 2000
     /// Milliseconds between two comparisons of a replica with its leader; 0 for none.
     public var replicaCompareMilliseconds: Int64 = 6 * 3_600_000
+    /// Bytes a second that this node as a leader sends to throttled replicas, and that it as a follower takes into them.
+    public var leaderThrottledRate = Int64.max
+    public var followerThrottledRate = Int64.max
     /// What topics have that set nothing themselves.
     public var topicDefaults = LogSettings()
 

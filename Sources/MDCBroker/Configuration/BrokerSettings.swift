@@ -271,6 +271,20 @@ public enum BrokerSettings {
             0...Int64.max / 4,
             "How often a replica is compared with its leader by checksum; 0 for never."
         ),
+        integer(
+            "leader.replication.throttled.rate",
+            .long,
+            \.leaderThrottledRate,
+            0...Int64.max,
+            "Bytes a second to replicas out of sync that topics name in leader.replication.throttled.replicas."
+        ),
+        integer(
+            "follower.replication.throttled.rate",
+            .long,
+            \.followerThrottledRate,
+            0...Int64.max,
+            "Bytes a second into replicas out of sync that topics name in follower.replication.throttled.replicas."
+        ),
         integer("log.sync.threads", .int, \.syncThreads, 1...64, "Threads that bring appends to disk."),
         integer(
             "log.retention.check.interval.ms",

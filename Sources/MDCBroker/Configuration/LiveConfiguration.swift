@@ -62,9 +62,11 @@ extension BrokerSetting {
     /// Settings that take effect at once when they are changed while the node runs.
     private static let dynamicNames: Set<String> = [
         "auto.create.topics.enable", "connections.max.idle.ms", "default.replication.factor", "delete.topic.enable",
-        "fetch.copy.max.bytes", "fetch.max.bytes", "group.consumer.heartbeat.interval.ms", "group.consumer.max.size",
+        "fetch.copy.max.bytes", "fetch.max.bytes", "follower.replication.throttled.rate",
+        "group.consumer.heartbeat.interval.ms", "group.consumer.max.size",
         "group.consumer.session.timeout.ms", "group.initial.rebalance.delay.ms", "group.max.session.timeout.ms",
-        "group.max.size", "group.min.session.timeout.ms", "max.connections", "max.connections.per.ip",
+        "group.max.size", "group.min.session.timeout.ms", "leader.replication.throttled.rate", "max.connections",
+        "max.connections.per.ip",
         "metrics.partitions.enable", "min.insync.replicas", "num.partitions", "offset.metadata.max.bytes",
         "offsets.retention.check.interval.ms", "offsets.retention.minutes", "quota.window.size.seconds",
         "shutdown.timeout.ms", "topic.policy.max.partitions", "topic.policy.name.pattern",

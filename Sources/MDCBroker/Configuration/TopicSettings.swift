@@ -21,7 +21,7 @@ public struct TopicSetting: Sendable {
 /// All settings of topics.
 public enum TopicSettings {
     /// In the order they are listed.
-    public static let all: [TopicSetting] = sizes + times + policies + compression
+    public static let all: [TopicSetting] = sizes + times + policies + compression + throttles
     /// By name.
     public static let byName: [String: TopicSetting] = Dictionary(uniqueKeysWithValues: all.map { ($0.name, $0) })
 
@@ -281,6 +281,26 @@ public enum TopicSettings {
             value: { _ in "1" }
         ),
     ]
+
+    /// Names of the settings that say which replicas are throttled (KIP-73).
+    static let leaderThrottled = "leader.replication.throttled.replicas"
+    static let followerThrottled = "follower.replication.throttled.replicas"
+
+    private static let throttles: [TopicSetting] = [
+        (leaderThrottled, "Replicas that send no more than leader.replication.throttled.rate to others out of sync"),
+        (followerThrottled, "Replicas that copy no more than follower.replication.throttled.rate while out of sync"),
+    ].map { name, text in
+        TopicSetting(
+            name: name,
+            synonym: nil,
+            type: .list,
+            documentation: text + ": partition:node with commas between, or * for all.",
+            apply: { _, text in
+                ThrottledReplicas(text) == nil ? "expected partition:node,partition:node,… or *" : nil
+            },
+            value: { _ in "" }
+        )
+    }
 
     private static func fixed(
         _ name: String,

@@ -14,6 +14,8 @@ struct FetchParameters: Sendable {
     var copyMaxBytes: Int
     /// The follower that asks; nil for a consumer.
     var replica: FetchingReplica?
+    /// Holds back what is sent to followers that are not in sync.
+    var throttle: ReplicationThrottle?
     /// Whether followers may answer too: consumers that name their rack know what that means (KIP-392).
     var mayReadFollowers = false
     /// Where else the consumer had better read a partition that is led here, from an offset; nil where it named no rack.
@@ -212,12 +214,25 @@ struct FetchReader: Sendable {
         }
         if parameters.readCommitted { finding.data.abortedTransactions = [] }
         guard offset < finding.readableEnd, isFirst || bytesLeft > 0 else { return finding }
+        let throttle = throttle(of: partition)
+        // It is answered with no records, when its wait is over.
+        if let throttle, throttle.delay(.leader) > 0 { return finding }
         do throws(LogError) {
             try readRecords(&finding, log, from: offset, bytesLeft: bytesLeft, copyLeft: copyLeft, isFirst: isFirst)
         } catch {
             return failed(target, partition, error.kafkaError)
         }
+        throttle?.record(.leader, bytes: finding.records.length)
         return finding
+    }
+
+    /// What holds back the follower that asks for this partition, if anything does.
+    private func throttle(of partition: Partition) -> ReplicationThrottle? {
+        guard let throttle = parameters.throttle, let replica = parameters.replica,
+            throttle.names(partition.topicID, partition.topicPartition.partition.rawValue, .leader),
+            partition.replication?.isInSync(replica.node) == false
+        else { return nil }
+        return throttle
     }
 
     private func readRecords(

@@ -61,6 +61,7 @@ struct FetchHandler: Sendable {
             copyMaxBytes: live.fetchCopyMaxBytes,
             replica: replica
         )
+        if replica != nil { parameters.throttle = services.replicas?.throttle }
         if replica == nil && view.version >= 11 && services.replicas != nil { allowFollowers(view, &parameters) }
         let reader = FetchReader(registry: services.partitions, parameters: parameters)
         let refused = reader.noteProgress(toRead)

@@ -253,6 +253,12 @@ struct MetricsCollector {
             "Partitions led here with fewer replicas in sync than min.insync.replicas.",
             figures.underMinimum
         )
+        report.add(
+            "mdc_replication_held_back_total",
+            "counter",
+            "Times that the copy of a throttled partition waited for its rate.",
+            ReplicationThrottle.Side.allCases.reduce(0) { $0 + (services.replicas?.throttle.heldBack($1) ?? 0) }
+        )
         report.add("mdc_isr_shrinks_total", "counter", "Replicas that left an in-sync set.", figures.shrinks)
         report.add(
             "mdc_replica_comparisons_total",

@@ -30,6 +30,8 @@ protocol ReplicaApplying: Sendable {
     /// happens where leader epoch and partition epoch are those of the last time. `isNew`: the topic was made in this run of
     /// the node.
     func apply(topic: TopicImage, partition: Int32, state: PartitionImage, isNew: Bool) throws(LogError)
+    /// The settings of a topic, or the node's defaults for it, have changed.
+    func configure(_ topic: TopicImage)
     /// A topic is deleted, with its logs.
     func remove(topicID: TopicID)
 }

@@ -3,6 +3,7 @@
 import Logging
 import MDCLog
 import MDCModel
+import Synchronization
 
 /// Settings that are changed while the node runs; asked for on the control thread.
 extension Controller {
@@ -84,6 +85,8 @@ extension Controller {
 
     /// Gives a topic's partitions here the settings of now.
     func putIntoForce(_ topic: TopicImage, _ configuration: BrokerConfiguration) {
+        // What others lead has settings here too: each replica lets go of what is old by itself.
+        if let replicas = replicas.withLock({ $0 }) { return replicas.configure(topic) }
         let settings = TopicSettings.settings(topic.configs, defaults: configuration.topicDefaults)
         let minInSync = topic.minInSync(onNode: configuration.minInSyncReplicas)
         for index in topic.partitions.indices {

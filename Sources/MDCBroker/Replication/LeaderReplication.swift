@@ -60,6 +60,9 @@ final class LeaderReplication: Sendable {
     var replica: LeaderReplica { state.withLock { $0.replica } }
     var isHighWatermarkKnown: Bool { isAlone || state.withLock { $0.replica.highWatermark >= $0.replica.epochStart } }
 
+    /// Whether the controller has committed that a node is in sync.
+    func isInSync(_ node: Int32) -> Bool { state.withLock { $0.replica.inSync.contains(node) } }
+
     static func now() -> Int64 { Int64(mdc_monotonic_ns() / 1_000_000) }
 
     // MARK: Events

@@ -34,6 +34,8 @@ final class ReplicaFetcher: @unchecked Sendable {
         /// What the session has of it.
         var asked: FollowerReplica.Position?
         var isTrimming = false
+        /// What was appended last is to be paid back, by the throttle, before more is asked for.
+        var isHeldBack = false
         /// Records that the leader had and this replica had not, at the last answer.
         var lag: Int64 = 0
     }
@@ -49,6 +51,7 @@ final class ReplicaFetcher: @unchecked Sendable {
     private let directory: any BrokerDirectory
     private let blocking: any WorkQueue
     private let environment: NodeEnvironment
+    private let throttle: ReplicationThrottle
     /// Told of a partition whose high watermark has advanced.
     private let whenAdvanced: @Sendable (Key) -> Void
     /// Told of a log that was cut or emptied, before anything is appended to it.
@@ -75,6 +78,7 @@ final class ReplicaFetcher: @unchecked Sendable {
         directory: any BrokerDirectory,
         blocking: any WorkQueue,
         environment: NodeEnvironment,
+        throttle: ReplicationThrottle,
         whenAdvanced: @escaping @Sendable (Key) -> Void,
         whenCut: @escaping @Sendable (PartitionLog) -> Void,
         logger: Logger
@@ -85,6 +89,7 @@ final class ReplicaFetcher: @unchecked Sendable {
         self.directory = directory
         self.blocking = blocking
         self.environment = environment
+        self.throttle = throttle
         self.whenAdvanced = whenAdvanced
         self.whenCut = whenCut
         self.logger = logger
@@ -356,6 +361,11 @@ final class ReplicaFetcher: @unchecked Sendable {
         do throws(LogError) {
             let epoch = LeaderEpoch(entry.follower.leaderEpoch)
             let result = try entry.log.append(records, as: .replica, leaderEpoch: epoch, now: environment.wall())
+            // Who is in sync has everything that is committed when it asks; it is never held back.
+            if entry.lag > 0, throttle.names(key.topicID, key.index, .follower) {
+                throttle.record(.follower, bytes: records.readableBytes)
+                entries[key]?.isHeldBack = true
+            }
             sync(key, upTo: result.lastOffset + 1)
         } catch {
             pause(key, entry, "\(error)")
@@ -381,8 +391,29 @@ final class ReplicaFetcher: @unchecked Sendable {
                 }
                 self.entries[key]?.phase = .ready
                 self.publish(key)
+                if self.entries[key]?.isHeldBack == true { self.payBack(key) }
                 self.pump()
             }
+        }
+    }
+
+    /// A throttled replica is not asked for until the rate allows more. The fetch that is under way then goes on: there is no
+    /// hurry.
+    private func payBack(_ key: Key) {
+        let delay = throttle.delay(.follower)
+        guard delay > 0, let entry = entries[key] else {
+            entries[key]?.isHeldBack = false
+            entries[key]?.phase = .ready
+            return
+        }
+        entries[key]?.phase = .away
+        let epoch = entry.follower.leaderEpoch
+        eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(Int64(delay))) {
+            guard let entry = self.entries[key], entry.follower.leaderEpoch == epoch, entry.phase == .away,
+                entry.isHeldBack
+            else { return }
+            self.payBack(key)
+            if self.inFlight == nil { self.pump() }
         }
     }
 

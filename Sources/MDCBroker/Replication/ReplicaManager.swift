@@ -67,6 +67,7 @@ final class ReplicaManager: ReplicaApplying {
     private let checkpoint: HighWatermarkCheckpoint
     private let environment: NodeEnvironment
     private let logger: Logger
+    let throttle: ReplicationThrottle
     private let state = Mutex(State())
     private let onLeadership = Mutex<LeadershipHandler?>(nil)
     /// One change of roles at a time: those that the metadata ask for, and rebuilds.
@@ -95,6 +96,11 @@ final class ReplicaManager: ReplicaApplying {
         self.checkpoint = checkpoint
         self.environment = environment
         self.logger = logger
+        let throttle = ReplicationThrottle(node: live.current.nodeID) {
+            UInt64(clamping: environment.monotonic()) * 1_000_000
+        }
+        self.throttle = throttle
+        live.observe { throttle.set(leaderRate: $0.leaderThrottledRate, followerRate: $0.followerThrottledRate) }
         // What a log had brought to disk need not have been committed: until its leader tells, what was known to be is.
         for log in logs.allPartitions where log.topicPartition != MetadataStore.topicPartition {
             let known = checkpoint[log.topicPartition] ?? 0
@@ -297,9 +303,33 @@ final class ReplicaManager: ReplicaApplying {
         state.withLock { $0.replicas[key] = result }
     }
 
+    /// Gives the replicas of a topic here, led or followed, its settings of now.
+    func configure(_ topic: TopicImage) {
+        throttle.note(topic.id, topic.configs)
+        let settings = TopicSettings.settings(topic.configs, defaults: live.current.topicDefaults)
+        let minInSync = minInSync(topic)
+        let replicas = state.withLock { state in
+            topic.partitions.indices.compactMap {
+                state.replicas[ReplicaFetcher.Key(topicID: topic.id, index: Int32($0))]
+            }
+        }
+        for replica in replicas {
+            if case .leader(let partition) = replica.role { partition.minInSync = minInSync }
+            do throws(LogError) {
+                try replica.log.update(settings: settings)
+            } catch {
+                logger.warning(
+                    "a partition keeps its settings",
+                    metadata: ["partition": "\(replica.log.topicPartition)", "reason": "\(error.message)"]
+                )
+            }
+        }
+    }
+
     /// Takes a deleted topic out of service and its logs from the disk. Blocks.
     func remove(topicID: TopicID) {
         order.withLock { _ in removeReplicas(of: topicID) }
+        throttle.forget(topicID)
     }
 
     private func removeReplicas(of topicID: TopicID) {
@@ -331,6 +361,7 @@ final class ReplicaManager: ReplicaApplying {
     }
 
     private func open(_ topic: TopicImage, _ index: Int32, isNew: Bool) throws(LogError) -> PartitionLog {
+        throttle.note(topic.id, topic.configs)
         let name = TopicPartition(topic: topic.name, partition: PartitionID(index))
         let settings = TopicSettings.settings(topic.configs, defaults: live.current.topicDefaults)
         if let log = logs.partition(name) {
@@ -619,6 +650,7 @@ final class ReplicaManager: ReplicaApplying {
                 directory: directory,
                 blocking: blocking,
                 environment: environment,
+                throttle: throttle,
                 whenAdvanced: { [registry] in registry.advanced($0.topicID, $0.index) },
                 whenCut: { [checkpoint] in checkpoint.lower($0.topicPartition, to: $0.highWatermark) },
                 logger: logger

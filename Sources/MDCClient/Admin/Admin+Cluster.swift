@@ -184,6 +184,32 @@ extension Admin {
         }
     }
 
+    /// Bytes of record batches that a node has of partitions; of those that it does not hold there is none. Throws
+    /// `ClientError` where the node does not answer.
+    public func describeReplicaSizes(
+        on node: BrokerID,
+        of partitions: [TopicPartition]
+    ) async throws -> [TopicPartition: Int64] {
+        try await core.eventLoop.flatSubmit { self.core.refreshMetadata() }.get()
+        let response = try await core.request(DescribeLogDirsRequest.self, to: .broker(node.rawValue)) { _ in
+            DescribeLogDirsRequest(
+                topics: Dictionary(grouping: partitions, by: \.topic).sorted { $0.key < $1.key }.map {
+                    .init(topic: $0.key, partitions: $0.value.map(\.partition.rawValue).sorted())
+                }
+            )
+        }
+        var sizes: [TopicPartition: Int64] = [:]
+        for directory in response.results {
+            for topic in directory.topics {
+                for item in topic.partitions {
+                    sizes[TopicPartition(topic: topic.name, partition: PartitionID(item.partitionIndex))] =
+                        item.partitionSize
+                }
+            }
+        }
+        return sizes
+    }
+
     // MARK: The quorum
 
     /// How the metadata quorum is.

@@ -14,6 +14,21 @@ struct ExecutionOptions: ParsableArguments {
     var noWait = false
 }
 
+/// How fast what is moved is copied.
+struct ThrottleOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "Copy no more bytes a second than this, into and out of each node (KIP-73); taken away when all has arrived.",
+            valueName: "bytes"
+        )
+    )
+    var throttle: Int64?
+
+    func validate() throws {
+        if let throttle, throttle < 1 { throw ValidationError("--throttle \(throttle): at least one byte a second") }
+    }
+}
+
 /// What a command of moves prints.
 struct MovesResult: Encodable {
     struct Move: Encodable {
@@ -73,7 +88,26 @@ struct Mover {
     }
 
     /// Moves, a few at a time, then has the preferred leaders lead.
-    func carryOut(_ moves: [PlacementPlan.Move], waits: Bool) async throws {
+    /// - Parameter throttle: bytes a second in and out of each node while it copies; nil for no limit.
+    func carryOut(_ moves: [PlacementPlan.Move], waits: Bool, throttle: Int64? = nil) async throws {
+        guard let throttle else { return try await carryOut(moves, waits) }
+        try await Throttle(admin: admin).set(throttle, for: moves)
+        guard waits else {
+            try await carryOut(moves, false)
+            return Self.say("throttled until `mdc cluster reassign --unthrottle`")
+        }
+        do {
+            try await carryOut(moves, true)
+        } catch {
+            Self.say("the throttle stays: `mdc cluster reassign --unthrottle` takes it away")
+            throw error
+        }
+        try await Throttle(admin: admin).remove(from: Set(moves.map(\.partition.topic)))
+    }
+
+    private static func say(_ text: String) { FileHandle.standardError.write(Data("\(text)\n".utf8)) }
+
+    private func carryOut(_ moves: [PlacementPlan.Move], _ waits: Bool) async throws {
         for start in stride(from: 0, to: moves.count, by: waits ? Self.atOnce : max(1, moves.count)) {
             let batch = Array(moves[start..<min(start + (waits ? Self.atOnce : moves.count), moves.count)])
             let targets = Dictionary(uniqueKeysWithValues: batch.map { ($0.partition, Optional($0.to)) })
@@ -117,6 +151,7 @@ extension ClusterCommand {
         @OptionGroup var connection: ConnectionOptions
         @OptionGroup var output: OutputOptions
         @OptionGroup var execution: ExecutionOptions
+        @OptionGroup var speed: ThrottleOptions
 
         @Flag(help: "Move no replicas: only change who is preferred, and have the preferred lead.")
         var leadersOnly = false
@@ -126,7 +161,11 @@ extension ClusterCommand {
                 let (partitions, nodes) = try await Mover.survey(admin)
                 let plan = PlacementPlan.rebalance(partitions, over: nodes, leadersOnly: leadersOnly)
                 if execution.execute {
-                    try await Mover(admin: admin).carryOut(plan.moves, waits: !execution.noWait)
+                    try await Mover(admin: admin).carryOut(
+                        plan.moves,
+                        waits: !execution.noWait,
+                        throttle: speed.throttle
+                    )
                     _ = try await admin.electLeaders()
                 }
                 return MovesResult(plan.moves, isExecuted: execution.execute)
@@ -148,6 +187,7 @@ extension ClusterCommand {
         @OptionGroup var connection: ConnectionOptions
         @OptionGroup var output: OutputOptions
         @OptionGroup var execution: ExecutionOptions
+        @OptionGroup var speed: ThrottleOptions
 
         @Argument(help: "The node.")
         var node: Int32
@@ -166,182 +206,15 @@ extension ClusterCommand {
                     )
                 }
                 if execution.execute {
-                    try await Mover(admin: admin).carryOut(plan.moves, waits: !execution.noWait)
+                    try await Mover(admin: admin).carryOut(
+                        plan.moves,
+                        waits: !execution.noWait,
+                        throttle: speed.throttle
+                    )
                 }
                 return MovesResult(plan.moves, isExecuted: execution.execute)
             }
             try output.print(result) { result.text("node \(node) holds nothing") }
-        }
-    }
-
-    /// `mdc cluster reassign`
-    struct Reassign: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(
-            abstract: "Moves partitions to named nodes, shows moves that are under way, or cancels them.",
-            discussion: """
-                Without options it lists what is under way. A plan is a file as Kafka's tools write it: {"partitions": \
-                [{"topic": "t", "partition": 0, "replicas": [1, 2, 3]}]}.
-                """
-        )
-
-        @OptionGroup var connection: ConnectionOptions
-        @OptionGroup var output: OutputOptions
-
-        @Option(help: ArgumentHelp("The topic; with --cancel, only its moves.", valueName: "name"))
-        var topic: String?
-
-        @Option(help: ArgumentHelp("Only this partition; may repeat. All when absent.", valueName: "number"))
-        var partition: [Int32] = []
-
-        @Option(help: ArgumentHelp("The nodes, with commas between; the first is preferred to lead.", valueName: "ids"))
-        var replicas: String?
-
-        @Option(help: ArgumentHelp("A file with many moves.", valueName: "file"))
-        var plan: String?
-
-        @Flag(help: "Take back the moves that are under way.")
-        var cancel = false
-
-        @Flag(help: "Do not wait until the partitions have arrived.")
-        var noWait = false
-
-        private struct Plan: Decodable {
-            struct Partition: Decodable {
-                let topic: String
-                let partition: Int32
-                let replicas: [Int32]
-            }
-
-            let partitions: [Partition]
-        }
-
-        private struct Ongoing: Encodable {
-            let partition: String
-            let replicas: [Int32]
-            let adding: [Int32]
-            let removing: [Int32]
-        }
-
-        func validate() throws {
-            if (replicas != nil) && (topic == nil || plan != nil || cancel) {
-                throw ValidationError("--replicas goes with --topic, and neither with --plan nor with --cancel")
-            }
-            if plan != nil, cancel || topic != nil {
-                throw ValidationError("--plan names its topics itself, and --cancel takes no plan")
-            }
-            if topic != nil, replicas == nil, !cancel {
-                throw ValidationError("name the nodes that --topic is to go to: --replicas 1,2,3; or --cancel")
-            }
-            if !partition.isEmpty, topic == nil { throw ValidationError("--partition goes with --topic") }
-            if let replicas, Self.nodes(replicas) == nil {
-                throw ValidationError("--replicas '\(replicas)' is not a list of nodes such as 1,2,3")
-            }
-        }
-
-        private static func nodes(_ text: String) -> [BrokerID]? {
-            let parts = text.split(separator: ",", omittingEmptySubsequences: false).map { Int32($0) }
-            return parts.contains(nil) || parts.isEmpty ? nil : parts.compactMap { $0.map { BrokerID($0) } }
-        }
-
-        func run() async throws {
-            if cancel { return try await runCancel() }
-            guard replicas != nil || plan != nil else { return try await runList() }
-            let result = try await connection.withAdmin { admin in
-                let moves = try await moves(admin)
-                try await Mover(admin: admin).carryOut(moves, waits: !noWait)
-                return MovesResult(moves, isExecuted: true)
-            }
-            try output.print(result) { result.text("nothing is to be moved") }
-        }
-
-        private func moves(_ admin: Admin) async throws -> [PlacementPlan.Move] {
-            var wanted: [TopicPartition: [BrokerID]] = [:]
-            if let plan {
-                guard let bytes = FileManager.default.contents(atPath: plan) else {
-                    throw CommandError("the plan \(plan) cannot be read")
-                }
-                let decoded: Plan
-                do {
-                    decoded = try JSONDecoder().decode(Plan.self, from: bytes)
-                } catch {
-                    throw CommandError(
-                        "\(plan) is not a plan: {\"partitions\": [{\"topic\": …, \"partition\": …, \"replicas\": […]}]}: \(error)"
-                    )
-                }
-                for item in decoded.partitions {
-                    let name = TopicPartition(topic: item.topic, partition: PartitionID(item.partition))
-                    guard wanted.updateValue(item.replicas.map { BrokerID($0) }, forKey: name) == nil else {
-                        throw CommandError("\(plan) names \(name) twice")
-                    }
-                }
-            }
-            let topics = try await admin.describeTopics(
-                Array(Set(wanted.keys.map(\.topic)).union(topic.map { [$0] } ?? []))
-            )
-            if let topic, let replicas, let nodes = Self.nodes(replicas) {
-                for found in topics.first(where: { $0.name == topic })?.partitions ?? []
-                where partition.isEmpty || partition.contains(found.id.rawValue) {
-                    wanted[TopicPartition(topic: topic, partition: found.id)] = nodes
-                }
-                for index in partition
-                where wanted[TopicPartition(topic: topic, partition: PartitionID(index))] == nil {
-                    throw CommandError("there is no \(topic)-\(index)")
-                }
-            }
-            var now: [TopicPartition: [BrokerID]] = [:]
-            for found in topics {
-                for item in found.partitions {
-                    now[TopicPartition(topic: found.name, partition: item.id)] = item.replicas
-                }
-            }
-            return wanted.sorted { $0.key < $1.key }.map {
-                PlacementPlan.Move(partition: $0.key, from: now[$0.key] ?? [], to: $0.value)
-            }
-        }
-
-        private func runList() async throws {
-            let rows = try await connection.withAdmin { admin in
-                try await admin.listReassignments().map {
-                    Ongoing(
-                        partition: "\($0.partition)",
-                        replicas: $0.replicas.map(\.rawValue),
-                        adding: $0.adding.map(\.rawValue),
-                        removing: $0.removing.map(\.rawValue)
-                    )
-                }
-            }
-            try output.print(rows) {
-                if rows.isEmpty { return "no partition is being moved\n" }
-                func list(_ nodes: [Int32]) -> String { nodes.map(String.init).joined(separator: ",") }
-                var table = Table([.text("PARTITION"), .text("REPLICAS"), .text("ADDING"), .text("REMOVING")])
-                for row in rows {
-                    table.add([row.partition, list(row.replicas), list(row.adding), list(row.removing)])
-                }
-                return table.rendered()
-            }
-        }
-
-        private struct Cancelled: Encodable {
-            let cancelled: [String]
-        }
-
-        private func runCancel() async throws {
-            let names = try await connection.withAdmin { admin in
-                let names = try await admin.listReassignments().map(\.partition).filter {
-                    (topic == nil || $0.topic == topic)
-                        && (partition.isEmpty || partition.contains($0.partition.rawValue))
-                }
-                if !names.isEmpty {
-                    let none: [BrokerID]? = nil
-                    try Mover.check(
-                        try await admin.reassign(Dictionary(uniqueKeysWithValues: names.map { ($0, none) }))
-                    )
-                }
-                return names.map { "\($0)" }
-            }
-            try output.print(Cancelled(cancelled: names)) {
-                names.isEmpty ? "no partition is being moved\n" : names.map { "cancelled \($0)\n" }.joined()
-            }
         }
     }
 }
