@@ -113,6 +113,16 @@ struct PartitionLoader {
         published.directoryChanged = progress.directoryChanged
         published.aborted = progress.aborted
         published.firstOpenOffset = progress.table.firstOpenOffset
+        // Which of the aborts are committed is not known yet: until the high watermark has passed its marker, what a transaction
+        // wrote is not decided, and must not take the place of older records in a compaction.
+        published.completed = progress.aborted.sorted { $0.lastOffset < $1.lastOffset }.map {
+            CompletedTransaction(
+                producerID: $0.producerID,
+                firstOffset: $0.firstOffset,
+                lastOffset: $0.lastOffset,
+                isAborted: true
+            )
+        }
         let found = Set(progress.report.damage.map(\.path))
         published.damage = progress.report.damage + progress.noted.filter { !found.contains($0.path) }
         if let first = progress.report.damage.first {
