@@ -106,6 +106,8 @@ extension PartitionLog {
             let file = try fileSystem.open(temporary, [.write, .create])
             try file.truncate(to: 0)
             try file.writeFully(ProducerSnapshot.encode(producers), at: 0)
+            // It takes the place of the one at the log's first segment, before which nothing can tell.
+            if offset > 0, published.withLock({ $0.segments[0].baseOffset == offset }) { try file.sync() }
             try appender.withLock { appender throws(FileSystemError) in
                 guard !appender.isClosed, published.withLock({ $0.revision }) == draft.revision else {
                     try fileSystem.unlinkIfPresent(temporary)

@@ -199,7 +199,11 @@ final class Segment: Sendable {
     func discardUnwritten(file: any StorageFile) throws(FileSystemError) {
         let size = state.withLock { $0.size }
         try file.truncate(to: size)
-        state.withLock { $0.physicalSize = size }
+        state.withLock { state in
+            state.physicalSize = size
+            // What was synced before may be longer on disk: before the segment is left, this is to be synced as well.
+            state.trims += 1
+        }
     }
 
     /// Ends the segment: the time index gets its last entry, the indexes are written, the reserved space is given back.

@@ -132,6 +132,9 @@ struct ModelPartition {
         }
         guard newStart >= leastStart else { return "the log starts at \(newStart), but \(leastStart) was durable" }
         guard newStart <= start else { return "the log starts at \(newStart), but only \(start) was ever asked for" }
+        // Of a log that was being emptied a part is left. Batches that compaction has dropped from it, because their producers
+        // had written later ones, are gone with these.
+        if isReset, newEnd < durable, compactedTo > newStart { producersAreInDoubt = true }
         cut(to: newEnd)
         start = newStart
         durableStart = newStart
