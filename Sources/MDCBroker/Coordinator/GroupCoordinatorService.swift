@@ -19,7 +19,11 @@ final class GroupCoordinatorService: Sendable {
     /// Told when states of share partitions were removed under those that use them.
     let whenShareStatesGo: @Sendable (String) -> Void
     private let shards: ShardTable<GroupCoordinatorShard>
-    private let transactionPreparation = Mutex<(@Sendable (@escaping @Sendable (ErrorCode) -> Void) -> Void)?>(nil)
+    /// Closures in locks are in structures (`GroupCommit.Handlers` tells why).
+    private struct Handlers: Sendable {
+        var preparation: (@Sendable (@escaping @Sendable (ErrorCode) -> Void) -> Void)?
+    }
+    private let handlers = Mutex(Handlers())
 
     init(
         access: any InternalTopicAccess,
@@ -76,8 +80,8 @@ final class GroupCoordinatorService: Sendable {
 
     /// Sees to it that there are transaction coordinators; set where the node has any.
     var prepareTransactions: (@Sendable (@escaping @Sendable (ErrorCode) -> Void) -> Void)? {
-        get { transactionPreparation.withLock { $0 } }
-        set { transactionPreparation.withLock { $0 = newValue } }
+        get { handlers.withLock { $0 }.preparation }
+        set { handlers.withLock { $0.preparation = newValue } }
     }
 
     // MARK: Placement

@@ -177,12 +177,24 @@ struct ProduceHandler: Sendable {
                 logStartOffset: result.logStartOffset.rawValue
             )
         } catch {
+            if isOfAnotherLeader(error, partition) {
+                return Self.failed(item, .notLeaderOrFollower, "the node has lost the cluster; ask for the metadata")
+            }
             var answer = Self.failed(item, error.kafkaError, error.message)
             if error.kafkaError == .invalidRecord && partition.log.settings.isCompacted {
                 answer.recordErrors = Self.withoutKeys(item.records, partition.topicPartition)
             }
             return answer
         }
+    }
+
+    /// Whether what looks like a gap in a producer's numbers may have been acknowledged by another leader: this one has not
+    /// heard of the cluster for so long that it may have been deposed. A gap would be fatal for the producer.
+    private func isOfAnotherLeader(_ error: LogError, _ partition: Partition) -> Bool {
+        guard error.kafkaError == .outOfOrderSequenceNumber || error.kafkaError == .unknownProducerId,
+            let replication = partition.replication, !replication.isAlone
+        else { return false }
+        return !services.membership.isInContact
     }
 
     /// The records that a compacted topic refuses, by their place in the batch (KIP-467): a client then knows which of its

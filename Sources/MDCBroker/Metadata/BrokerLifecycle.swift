@@ -14,6 +14,8 @@ final class BrokerLifecycle: Sendable {
         var isActive = false
         /// When the controller last answered, in milliseconds.
         var lastAnswer: Int64 = 0
+        /// The last change that a sign of life has brought about, such as the end of a fencing.
+        var mustApply: Int64 = 0
         /// Asks for nothing any more.
         var isLeaving = false
         var lastComplaint: Int64 = 0
@@ -41,6 +43,14 @@ final class BrokerLifecycle: Sendable {
     var epoch: Int64 { state.withLock { $0.epoch } }
     /// Whether the node has registered, has caught up and is not fenced.
     var isActive: Bool { state.withLock { $0.isActive } }
+
+    /// Whether the controller has answered within a session. Where it has not, others may lead what this node believes to lead.
+    var isInContact: Bool {
+        let now = now()
+        return state.withLock {
+            $0.lastAnswer == 0 || now - $0.lastAnswer <= controller.live.started.brokerSessionMilliseconds
+        }
+    }
 
     private func now() -> Int64 { environment.monotonic() }
 
@@ -147,21 +157,26 @@ final class BrokerLifecycle: Sendable {
             switch answer {
             case .refused(let refusal): self.refused(refusal, address)
             case .done(let index, let value):
-                self.controller.whenCarriedOut(index) { self.answered(isActive: value == 1, address) }
+                // To carry out that many partitions have a leader again may take longer than a session: life goes on.
+                let isActive = value == 1
+                let applied = self.state.withLock { state in
+                    state.lastAnswer = self.now()
+                    state.mustApply = max(state.mustApply, index)
+                    return state.mustApply
+                }
+                self.next(address, after: isActive ? self.controller.live.current.brokerHeartbeatMilliseconds : 5)
+                self.controller.whenCarriedOut(applied) { self.answered(isActive: isActive) }
             }
         }
     }
 
-    private func answered(isActive: Bool, _ address: HostPort) {
-        let now = now()
+    private func answered(isActive: Bool) {
         let isNews = state.withLock { state -> Bool in
             guard !state.isLeaving else { return false }
             defer { state.isActive = isActive }
-            state.lastAnswer = now
             return state.isActive != isActive
         }
         if isNews { logger.info(isActive ? "the node is not fenced" : "the node is fenced") }
-        next(address, after: isActive ? controller.live.current.brokerHeartbeatMilliseconds : 5)
     }
 }
 

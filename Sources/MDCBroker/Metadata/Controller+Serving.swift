@@ -64,7 +64,7 @@ extension Controller {
                 logger.error("a topic is not served", metadata: ["topic": "\(topic.name)", "error": "\(error)"])
             }
         }
-        if isEverything || !touched.isEmpty { onLeadership.withLock { $0 }?(delta.image) }
+        if isEverything || !touched.isEmpty { handlers.withLock { $0 }.leadership?(delta.image) }
         return failures
     }
 
@@ -80,7 +80,7 @@ extension Controller {
                 logger.warning("a deleted topic's folder stays until the next start", metadata: ["error": "\(error)"])
             }
         }
-        if !names.isEmpty { onDeleted.withLock { $0 }?(Array(names)) }
+        if !names.isEmpty { handlers.withLock { $0 }.deleted?(Array(names)) }
     }
 
     /// Removes the folders of topics that were deleted when the node stopped; others that nobody knows are left alone.

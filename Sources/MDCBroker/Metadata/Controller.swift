@@ -59,8 +59,13 @@ final class Controller: Sendable {
     private let carrier: any WorkQueue
     private let progress = Mutex(Progress())
     private let isStopping = Atomic(false)
-    let onDeleted = Mutex<(@Sendable ([String]) -> Void)?>(nil)
-    let onLeadership = Mutex<(@Sendable (MetadataImage) -> Void)?>(nil)
+    /// Who is told of deleted topics, and of leaderships that may have changed. Closures in locks are in structures
+    /// (`GroupCommit.Handlers` tells why).
+    struct Handlers: Sendable {
+        var deleted: (@Sendable ([String]) -> Void)?
+        var leadership: (@Sendable (MetadataImage) -> Void)?
+    }
+    let handlers = Mutex(Handlers())
     /// Who carries out what the metadata say of partitions; without it, this node serves what it leads, alone.
     let replicas = Mutex<(any ReplicaApplying)?>(nil)
     /// Producer ids that are reserved and not given out.
@@ -103,11 +108,11 @@ final class Controller: Sendable {
     }
 
     /// Sets what is told the names of deleted topics.
-    func whenDeleted(_ handler: @escaping @Sendable ([String]) -> Void) { onDeleted.withLock { $0 = handler } }
+    func whenDeleted(_ handler: @escaping @Sendable ([String]) -> Void) { handlers.withLock { $0.deleted = handler } }
 
     /// Sets what is told that leaderships may have changed.
     func whenLeadershipChanges(_ handler: @escaping @Sendable (MetadataImage) -> Void) {
-        onLeadership.withLock { $0 = handler }
+        handlers.withLock { $0.leadership = handler }
     }
 
     var configuration: BrokerConfiguration { live.current }

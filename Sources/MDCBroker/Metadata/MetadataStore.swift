@@ -27,7 +27,11 @@ final class MetadataStore: Sendable {
     }
 
     private let state: Mutex<State>
-    private let observer = Mutex<@Sendable (Delta) -> Void>({ _ in })
+    /// Closures in locks are in structures (`GroupCommit.Handlers` tells why).
+    private struct Handlers: Sendable {
+        var changed: @Sendable (Delta) -> Void = { _ in }
+    }
+    private let handlers = Mutex(Handlers())
 
     init(image: MetadataImage, index: Int64) { state = Mutex(State(image: image, index: index)) }
 
@@ -35,7 +39,7 @@ final class MetadataStore: Sendable {
     var image: MetadataImage { state.withLock { $0.image } }
 
     /// Sets who is told of changes, in their order, by the thread that makes them.
-    func onChange(_ handler: @escaping @Sendable (Delta) -> Void) { observer.withLock { $0 = handler } }
+    func onChange(_ handler: @escaping @Sendable (Delta) -> Void) { handlers.withLock { $0.changed = handler } }
 
     /// What is committed up to `index`; `records` are what came since the last time.
     func apply(_ records: [MetadataRecord], index: Int64) {
@@ -44,13 +48,13 @@ final class MetadataStore: Sendable {
             state.index = index
             return state.image
         }
-        observer.withLock { $0 }(Delta(records: records, image: image, index: index))
+        handlers.withLock { $0 }.changed(Delta(records: records, image: image, index: index))
     }
 
     /// Takes over the image of a snapshot.
     func replace(_ image: MetadataImage, index: Int64) {
         state.withLock { $0 = State(image: image, index: index) }
-        observer.withLock { $0 }(Delta(records: nil, image: image, index: index))
+        handlers.withLock { $0 }.changed(Delta(records: nil, image: image, index: index))
     }
 
     /// A snapshot forgot the deleted topics whose folders are gone.

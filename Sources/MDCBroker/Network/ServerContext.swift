@@ -15,7 +15,11 @@ final class ServerContext: Sendable {
     let logger: Logger
     private let nextID = Atomic<UInt64>(1)
     private let connections = Mutex<[UInt64: Connection]>([:])
-    private let onClose = Mutex<(@Sendable (Connection) -> Void)?>(nil)
+    /// Closures in locks are in structures (`GroupCommit.Handlers` tells why).
+    private struct Callbacks: Sendable {
+        var closed: (@Sendable (Connection) -> Void)?
+    }
+    private let callbacks = Mutex(Callbacks())
 
     init(live: LiveConfiguration, handlers: HandlerTable, quotas: QuotaManager, logger: Logger) {
         self.quotas = quotas
@@ -48,11 +52,13 @@ final class ServerContext: Sendable {
         guard known else { return }
         connection.isClosed = true
         limiter.release(String(connection.clientHost.dropFirst()))
-        onClose.withLock { $0 }?(connection)
+        callbacks.withLock { $0 }.closed?(connection)
     }
 
     /// Sets what is told of each connection that closes, on its loop. It must not block.
-    func whenConnectionCloses(_ handler: @escaping @Sendable (Connection) -> Void) { onClose.withLock { $0 = handler } }
+    func whenConnectionCloses(_ handler: @escaping @Sendable (Connection) -> Void) {
+        callbacks.withLock { $0.closed = handler }
+    }
 
     /// The connections there are now.
     var allConnections: [Connection] { connections.withLock { Array($0.values) } }

@@ -69,7 +69,11 @@ final class ReplicaManager: ReplicaApplying {
     private let logger: Logger
     let throttle: ReplicationThrottle
     private let state = Mutex(State())
-    private let onLeadership = Mutex<LeadershipHandler?>(nil)
+    /// Closures in locks are in structures (`GroupCommit.Handlers` tells why).
+    private struct Handlers: Sendable {
+        var leadership: LeadershipHandler?
+    }
+    private let handlers = Mutex(Handlers())
     /// One change of roles at a time: those that the metadata ask for, and rebuilds.
     private let order = Mutex(())
 
@@ -111,7 +115,7 @@ final class ReplicaManager: ReplicaApplying {
     private func now() -> Int64 { environment.monotonic() }
 
     /// Sets what is told of leaderships that begin, each epoch anew, and end. It must not block.
-    func whenLeadershipChanges(_ handler: @escaping LeadershipHandler) { onLeadership.withLock { $0 = handler } }
+    func whenLeadershipChanges(_ handler: @escaping LeadershipHandler) { handlers.withLock { $0.leadership = handler } }
 
     // MARK: Running
 
@@ -351,7 +355,7 @@ final class ReplicaManager: ReplicaApplying {
         registry.remove(key.topicID, key.index)
         state.withLock { $0.replicas[key] = nil }
         if let partitions, case .leader = replica.role {
-            onLeadership.withLock { $0 }?(replica.topic, key.index, partitions, false)
+            handlers.withLock { $0 }.leadership?(replica.topic, key.index, partitions, false)
         }
         do throws(LogError) {
             try logs.deletePartition(replica.log.topicPartition)
@@ -436,7 +440,7 @@ final class ReplicaManager: ReplicaApplying {
         registry.add([partition])
         // What became durable before the partition was in the registry was announced to nobody.
         partition.durableAdvanced()
-        onLeadership.withLock { $0 }?(topic.name, index, topic.partitions.count, true)
+        handlers.withLock { $0 }.leadership?(topic.name, index, topic.partitions.count, true)
         logger.debug("leads", metadata: ["partition": "\(log.topicPartition)", "epoch": "\(epoch)"])
     }
 
@@ -531,7 +535,7 @@ final class ReplicaManager: ReplicaApplying {
         replica.role = .none
         // First nobody finds the partition here any more, then nothing that is on its way gets into the log.
         registry.remove(topic.id, index)
-        if wasLeader { onLeadership.withLock { $0 }?(topic.name, index, topic.partitions.count, false) }
+        if wasLeader { handlers.withLock { $0 }.leadership?(topic.name, index, topic.partitions.count, false) }
         let log = replica.log
         let epoch = LeaderEpoch(new.leaderEpoch)
         log.follow(in: epoch)

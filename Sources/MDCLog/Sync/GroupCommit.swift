@@ -7,6 +7,13 @@ import Synchronization
 /// Brings appends to disk: one round at a time for the node, which covers everything enqueued until it begins; the
 /// next begins when it ends. There is no timer: under load rounds grow, when idle a sync starts at once.
 final class GroupCommit: Sendable {
+    /// In a structure: a lock of a bare closure wraps it once more at each look, so that each call would cost more than the one
+    /// before (Swift 6.3, `Mutex` and any other generic container).
+    private struct Handlers: Sendable {
+        var advance: @Sendable ([PartitionLog]) -> Void = { _ in }
+        var round: (@Sendable (UInt64) -> Void)?
+    }
+
     private struct Queue: Sendable {
         var dirty: [PartitionLog] = []
         var isStopping = false
@@ -27,10 +34,9 @@ final class GroupCommit: Sendable {
     private let helpers: Int
     private let isManual: Bool
     private let onFailure: @Sendable (LogError) -> Void
-    private let onAdvance = Mutex<@Sendable ([PartitionLog]) -> Void>({ _ in })
+    private let handlers = Mutex(Handlers())
     private let rounds = Atomic<Int>(0)
     private let pace: WritePace
-    private let onRound = Mutex<(@Sendable (UInt64) -> Void)?>(nil)
 
     init(parallelism: Int, isManual: Bool, pace: WritePace, onFailure: @escaping @Sendable (LogError) -> Void) {
         helpers = isManual ? 0 : min(max(parallelism, 1), 16) - 1
@@ -43,11 +49,13 @@ final class GroupCommit: Sendable {
     var roundCount: Int { rounds.load(ordering: .relaxed) }
 
     func setAdvanceHandler(_ handler: @escaping @Sendable ([PartitionLog]) -> Void) {
-        onAdvance.withLock { $0 = handler }
+        handlers.withLock { $0.advance = handler }
     }
 
     /// Called after each round with the nanoseconds that its syncs took.
-    func setRoundHandler(_ handler: @escaping @Sendable (UInt64) -> Void) { onRound.withLock { $0 = handler } }
+    func setRoundHandler(_ handler: @escaping @Sendable (UInt64) -> Void) {
+        handlers.withLock { $0.round = handler }
+    }
 
     /// Adds a partition to the next round. The partition makes sure that it is not in the queue already.
     func enqueue(_ log: PartitionLog) {
@@ -108,8 +116,8 @@ final class GroupCommit: Sendable {
             steps.append(contentsOf: sync.steps)
             begun.append((log, sync))
         }
-        let measure = onRound.withLock { $0 }
-        let start = measure == nil ? 0 : mdc_monotonic_ns()
+        let handlers = handlers.withLock { $0 }
+        let start = handlers.round == nil ? 0 : mdc_monotonic_ns()
         pace.roundBegins()
         let failure = run(steps)
         pace.roundEnded()
@@ -119,13 +127,12 @@ final class GroupCommit: Sendable {
             for (log, _) in begun { log.failSync(failure) }
             return true
         }
-        measure?(mdc_monotonic_ns() - start)
+        handlers.round?(mdc_monotonic_ns() - start)
         rounds.add(1, ordering: .relaxed)
         var advanced: [PartitionLog] = []
         var finished: [(waiter: DurabilityWaiter, result: Result<Void, LogError>)] = []
         for (log, sync) in begun where log.finishSync(sync, &finished) { advanced.append(log) }
-        let handler = onAdvance.withLock { $0 }
-        if !advanced.isEmpty { handler(advanced) }
+        if !advanced.isEmpty { handlers.advance(advanced) }
         for (waiter, result) in finished { waiter.done(result) }
         return true
     }

@@ -170,12 +170,16 @@ public final class SMPPProvider: Provider {
 
     /// Breaks the knot between the links, which need a place for deliveries, and the provider, which has the links.
     private final class ReceiptBox: Sendable {
-        private let handler = Mutex<(@Sendable (SMPPShortMessage) async -> UInt32)?>(nil)
+        /// In a structure: a lock of a bare closure wraps it once more at each look.
+        private struct Handlers: Sendable {
+            var message: (@Sendable (SMPPShortMessage) async -> UInt32)?
+        }
+        private let handlers = Mutex(Handlers())
         func set(_ handler: @escaping @Sendable (SMPPShortMessage) async -> UInt32) {
-            self.handler.withLock { $0 = handler }
+            handlers.withLock { $0.message = handler }
         }
         func handle(_ message: SMPPShortMessage) async -> UInt32 {
-            guard let handler = handler.withLock({ $0 }) else { return 0x08 }
+            guard let handler = handlers.withLock({ $0 }).message else { return 0x08 }
             return await handler(message)
         }
     }
