@@ -39,6 +39,7 @@ let package = Package(
     products: [
         .library(name: "MDCClient", targets: ["MDCClient"]),
         .library(name: "MDCPipeline", targets: ["MDCPipeline"]),
+        .library(name: "MDCTopology", targets: ["MDCTopology"]),
         .executable(name: "mdc-broker", targets: ["mdc-broker"]),
         .executable(name: "mdc", targets: ["mdc"]),
     ],
@@ -100,6 +101,13 @@ let package = Package(
             swiftSettings: settings
         ),
         .target(
+            name: "MDCTopology",
+            dependencies: [
+                "MDCModel", "MDCClient", nio("NIOCore"), nio("NIOPosix"), logging, lifecycle, deque,
+            ],
+            swiftSettings: settings
+        ),
+        .target(
             name: "MDCBroker",
             dependencies: [
                 "MDCModel", "MDCRaft", "MDCLog", "MDCProtocol", "CMDCSystem", nio("NIOCore"), nio("NIOPosix"),
@@ -134,8 +142,8 @@ let package = Package(
         .executableTarget(
             name: "mdc",
             dependencies: [
-                "MDCModel", "MDCProtocol", "MDCClient", "MDCMirror", "MDCPipeline", "MDCBroker", nio("NIOHTTP1"),
-                arguments, logging, lifecycle,
+                "MDCModel", "MDCProtocol", "MDCClient", "MDCMirror", "MDCPipeline", "MDCTopology", "MDCBroker",
+                nio("NIOHTTP1"), arguments, logging, lifecycle,
                 signals, metrics, nio("NIOCore"), nio("NIOPosix"), "TOMLKit",
             ],
             swiftSettings: settings
@@ -222,6 +230,13 @@ let package = Package(
         .testTarget(
             name: "MDCMirrorTests",
             dependencies: ["MDCMirror", "MDCModel", nio("NIOCore")],
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "MDCTopologyTests",
+            dependencies: [
+                "MDCTopology", "MDCClient", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"), logging,
+            ],
             swiftSettings: settings
         ),
         .testTarget(

@@ -33,6 +33,7 @@ struct MDCCommand: AsyncParsableCommand {
             ProduceCommand.self,
             ConsumeCommand.self,
             MirrorCommand.self,
+            TopologyCommand.self,
         ]
     )
 }
