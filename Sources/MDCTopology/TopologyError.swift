@@ -4,7 +4,7 @@
 public struct TopologyError: Error, Sendable, CustomStringConvertible {
     /// The kind of failure. More may come; compare with `==`.
     public struct Code: Sendable, Hashable, CustomStringConvertible {
-        private enum Value: String, Sendable { case configuration, replaced, log, processor, child }
+        private enum Value: String, Sendable { case configuration, replaced, log, processor, child, interrupted }
         private let value: Value
         private init(_ value: Value) { self.value = value }
         public var description: String { value.rawValue }
@@ -19,6 +19,8 @@ public struct TopologyError: Error, Sendable, CustomStringConvertible {
         public static let processor = Code(.processor)
         /// A child process died, hung, or said what nobody understands.
         public static let child = Code(.child)
+        /// The work on a record was cut short for a reason that is not the record's: it is done again, and does not count as an attempt.
+        public static let interrupted = Code(.interrupted)
     }
 
     /// The kind of failure.

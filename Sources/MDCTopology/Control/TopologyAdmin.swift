@@ -137,9 +137,8 @@ public struct TopologyAdmin: Sendable {
 
     private func isPaused(_ name: String) async throws -> Bool {
         var isPaused = false
-        try await readAll(ControlFollower.partition, limit: .max) { record in
+        try await readAll(ControlFollower.partition) { record in
             if record.key.map({ String(buffer: $0) }) == name { isPaused = record.value != nil }
-            return true
         }
         return isPaused
     }
@@ -165,44 +164,38 @@ public struct TopologyAdmin: Sendable {
             }
             let partitions = Set(positions.keys).union(workers.keys).sorted()
             let ends = partitions.isEmpty ? [:] : try await admin.endOffsets(partitions)
-            let (start, end, next) = try await letterRange(letters, TopologyNames.redriveGroup(of: name), admin)
+            let next = try await admin.groupOffsets(TopologyNames.redriveGroup(of: name))[letters]?.offset ?? 0
+            // Counted one by one: offsets are also taken by the ends of transactions.
+            var (all, waiting) = (Int64(0), Int64(0))
+            try await readAll(letters) { record in
+                all += 1
+                if record.offset >= next { waiting += 1 }
+            }
             return Standing(
                 isPaused: paused,
                 workers: members.count,
                 places: partitions.map {
                     Place(partition: $0, position: positions[$0]?.offset, end: ends[$0] ?? 0, worker: workers[$0])
                 },
-                deadLetters: end - start,
-                waitingLetters: end - max(next, start)
+                deadLetters: all,
+                waitingLetters: waiting
             )
         }
     }
 
-    private func letterRange(_ partition: TopicPartition, _ group: String, _ admin: Admin) async throws
-        -> (start: Offset, end: Offset, next: Offset)
-    {
-        let start = try await admin.beginningOffsets([partition])[partition] ?? 0
-        let end = try await admin.endOffsets([partition])[partition] ?? 0
-        let next = try await admin.groupOffsets(group)[partition]?.offset ?? start
-        return (start, end, max(next, start))
-    }
-
-    /// Reads committed records of a partition up to its end, until `body` says no.
+    /// Reads the committed records of a partition up to its end.
     private func readAll(
         _ partition: TopicPartition,
         from first: Offset? = nil,
-        limit: Int,
-        _ body: (ConsumerRecord) throws -> Bool
+        _ body: (ConsumerRecord) throws -> Void
     ) async throws {
         try await withConsumer(nil) { reader in
             let start = try await reader.beginningOffsets([partition])[partition] ?? 0
             let end = try await reader.endOffsets([partition])[partition] ?? 0
             try await reader.assign([partition: max(first ?? start, start)])
-            var count = 0
             while try (reader.position(partition) ?? start) < end {
                 for record in try await reader.poll(maxRecords: 1_000, timeout: .milliseconds(200)) {
-                    count += 1
-                    guard try body(record), count < limit else { return }
+                    try body(record)
                 }
             }
         }
@@ -226,11 +219,15 @@ public struct TopologyAdmin: Sendable {
         do {
             // Before the place is read: it is then the last word of whoever did this before.
             try await producer?.initTransactions()
-            let (_, end, next) = try await withAdmin { try await letterRange(partition, group, $0) }
+            let next = try await withAdmin { try await $0.groupOffsets(group)[partition]?.offset ?? 0 }
             var result = Redriven(letters: [], skipped: [], left: 0)
             var records: [ProducerRecord] = []
             var behind = next
-            try await readAll(partition, from: next, limit: limit) { record in
+            try await readAll(partition, from: next) { record in
+                guard result.letters.count + result.skipped.count < limit else {
+                    result.left += 1
+                    return
+                }
                 let letter = Self.letter(record)
                 if let source = letter.source {
                     result.letters.append(letter)
@@ -239,9 +236,7 @@ public struct TopologyAdmin: Sendable {
                     result.skipped.append(letter)
                 }
                 behind = record.offset + 1
-                return true
             }
-            result.left = max(end - behind, 0)
             if let producer, behind > next {
                 try producer.beginTransaction()
                 for record in records { try await producer.enqueue(record) }

@@ -34,6 +34,8 @@ final class MultilangChild: Sendable {
         var emittedBytes = 0
         /// The last error that the child told, for the tuple that it fails then.
         var lastError: String?
+        /// The last error that it told at all.
+        var toldError: String?
         var isReady = false
         var endReason: TopologyError?
         var timer: RepeatedTask?
@@ -194,7 +196,7 @@ final class MultilangChild: Sendable {
     func send(_ values: JSONValue, _ context: ProcessorContext) async throws -> @Sendable () async throws -> Void {
         let done = channel.eventLoop.makePromise(of: Void.self)
         let id = state.withLock { state -> Result<String, TopologyError> in
-            if let reason = state.endReason { return .failure(reason) }
+            if let reason = state.endReason { return .failure(TopologyError(.interrupted, reason.message)) }
             state.nextID += 1
             let id = String(state.nextID)
             state.pending[id] = Pending(context: context, done: done, since: .now())
@@ -267,7 +269,10 @@ final class MultilangChild: Sendable {
             }
             take(id)?.done.fail(TopologyError(.processor, reason ?? "the child failed the tuple"))
         case .error(let message):
-            state.withLock { $0.lastError = message }
+            state.withLock { state in
+                state.lastError = message
+                state.toldError = message
+            }
             log(message, .error)
         case .log(let message, let level): log(message, Self.levels[Int(clamping: level), default: .info])
         case .sync, .metrics: break
@@ -332,24 +337,30 @@ final class MultilangChild: Sendable {
 
     // MARK: End
 
-    /// Kills the child; what it had fails with this reason.
-    private func end(_ reason: TopologyError) {
-        let (pending, timer, isFirst) = state.withLock { state in
-            let isFirst = state.endReason == nil
-            if isFirst { state.endReason = reason }
+    /// Kills the child. The oldest tuple that it had fails for this reason; the others were only interrupted.
+    private func end(_ cause: TopologyError) {
+        let ended = state.withLock {
+            state -> (oldest: Pending?, others: [Pending], timer: RepeatedTask?, told: String?)? in
+            guard state.endReason == nil else { return nil }
+            state.endReason = cause
+            let oldest = state.order.first.flatMap { state.pending.removeValue(forKey: $0) }
             defer {
                 state.pending = [:]
                 state.order = []
                 state.timer = nil
             }
-            return (Array(state.pending.values), state.timer, isFirst)
+            return (oldest, Array(state.pending.values), state.timer, state.toldError)
         }
-        guard isFirst else { return }
-        timer?.cancel()
+        guard let ended else { return }
+        var reason = cause
+        if let told = ended.told { reason.message += "; the last error it told: \(told)" }
+        ended.timer?.cancel()
         _ = kill(processID, SIGKILL)
         channel.close(promise: nil)
         ready.fail(reason)
-        for tuple in pending { tuple.done.fail(reason) }
+        ended.oldest?.done.fail(reason)
+        let interrupted = TopologyError(.interrupted, reason.message, cause: reason.cause)
+        for tuple in ended.others { tuple.done.fail(interrupted) }
     }
 
     /// Closes the child's input, which asks it to end, and gives it a second.

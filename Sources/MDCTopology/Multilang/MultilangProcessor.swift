@@ -116,7 +116,7 @@ final class MultilangProcessor: PipelinedProcessor {
         if let known { return known }
         guard let task, let folder else { throw TopologyError(.child, "the stage was not opened") }
         if failures > 0 { try await Task.sleep(for: min(.milliseconds(50) * (1 << min(failures, 8)), .seconds(5))) }
-        if state.withLock({ $0.isClosed }) { throw TopologyError(.child, "the stage is closed") }
+        if state.withLock({ $0.isClosed }) { throw TopologyError(.interrupted, "the stage is closed") }
         do {
             let child = try await MultilangChild.started(
                 configuration,
@@ -128,7 +128,8 @@ final class MultilangProcessor: PipelinedProcessor {
             return child
         } catch {
             state.withLock { $0.failures += 1 }
-            throw error
+            task.logger.warning("a child did not start", metadata: ["stage": "\(task.stage)", "error": "\(error)"])
+            throw TopologyError(.interrupted, "no child of stage '\(task.stage)' is at work", cause: error)
         }
     }
 }

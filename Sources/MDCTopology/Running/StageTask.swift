@@ -103,8 +103,12 @@ final class StageTask: Sendable {
         }
         var error = first
         var pause = session.settings.retryBackoff
-        let retries = session.topology.guarantee == .atMostOnce ? 0 : session.topology.retries
-        for _ in 0..<retries {
+        var left = session.topology.guarantee == .atMostOnce ? 0 : session.topology.retries
+        while true {
+            if (error as? TopologyError)?.code != .interrupted {
+                if left == 0 { break }
+                left -= 1
+            }
             stage.metrics.retried()
             try? await Task.sleep(for: pause)
             pause = min(pause * 2, session.settings.retryBackoffMax)
@@ -205,15 +209,26 @@ final class StageTask: Sendable {
             outcome = .failure(error)
         }
         let next = Started(item: item, context: context, began: began, outcome: outcome)
-        await started?.push(next, bypassing: item.record == nil)
+        await started?.push(next)
     }
 
-    /// Takes a tick. A pipelined processor gets it at once, before what waits in the queue: it may be what those under way wait for.
+    /// Takes a tick. A pipelined processor gets it at once, before what waits in the queue, and its end is waited for apart from the
+    /// records' order: it may be what those under way wait for.
     func take(_ tick: StageItem, _ session: TopologySession) async {
-        if let pipelined = processor as? any PipelinedProcessor {
-            Task { await start(tick, pipelined, session) }
-        } else {
+        guard let pipelined = processor as? any PipelinedProcessor else {
             await stage.queues[index].push(tick, bypassing: true)
+            return
+        }
+        guard let context = context(tick, session) else { return }
+        Task {
+            let began = ContinuousClock.now
+            do {
+                try await pipelined.start(nil, context)()
+                await succeed(tick, context, began: began, session)
+            } catch {
+                await session.discard(context.takeEmissions())
+                await again(tick, after: error, pipelined, session)
+            }
         }
     }
 }

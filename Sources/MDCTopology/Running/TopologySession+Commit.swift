@@ -10,6 +10,14 @@ import Synchronization
 extension TopologySession {
     /// Commits what is done; in stages with state everything under way is ended first.
     func commitProgress() async throws {
+        if isExact {
+            // Where only markers were read there is no transaction yet, and the lag would stay.
+            guard state.withLock({ $0.epoch == nil && $0.tracker.isIdle && !$0.tracker.committable().isEmpty }) else {
+                return
+            }
+            try openEpoch()
+            return try await commitBarrier()
+        }
         if hasBarrier { return try await commitBarrier() }
         if topology.guarantee == .atMostOnce { return }
         let offsets = state.withLock { $0.tracker.committable() }

@@ -234,9 +234,8 @@ final class TopologySession: Sendable {
                     if !shared.isPaused { try await tick(nextTicks[index].0.task) }
                     nextTicks[index].1 = .now + nextTicks[index].0.interval
                 }
-                if isExact {
-                    if isEpochFull { try await commitBarrier() }
-                } else if ContinuousClock.now >= nextCommit {
+                if isExact, isEpochFull { try await commitBarrier() }
+                if ContinuousClock.now >= nextCommit {
                     try await commitProgress()
                     nextCommit = .now + settings.commitInterval
                 }
