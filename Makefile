@@ -25,14 +25,17 @@ build: deps ## release binaries mdc-broker and mdc in .build/release/
 	swift build $(RELEASE) -j $(JOBS) --product mdc-broker
 	swift build $(RELEASE) -j $(JOBS) --product mdc
 
+# The tests have all options in one build; dev/run-tests then builds `mdc` without them.
+TRAITS := MDC_TRAITS=PostgreSQL,Redis
+
 build-debug: deps
-	MDC_STRICT=1 swift build -j $(JOBS) --build-tests
+	MDC_STRICT=1 $(TRAITS) swift build -j $(JOBS) --build-tests
 
 test: deps-test build-debug ## the whole suite: unit, integration, interop, golden vectors, lint
-	dev/run-tests
+	$(TRAITS) dev/run-tests
 
-unit: build-debug ## the Swift test targets alone
-	MDC_STRICT=1 swift test -j $(JOBS) --skip-build
+unit: deps-test build-debug ## the Swift test targets alone
+	MDC_STRICT=1 $(TRAITS) swift test -j $(JOBS) --skip-build
 
 interop: deps-test ## foreign Kafka clients against a fresh broker
 	@test -x .build/debug/mdc-broker || MDC_STRICT=1 swift build -j $(JOBS) --product mdc-broker

@@ -20,6 +20,10 @@ let settings: [SwiftSetting] =
 
 let cSettings: [CSetting] = strict ? [.treatAllWarnings(as: .error)] : []
 
+// Options that need a library of their own, off by default: `swift build --traits PostgreSQL,Redis`.
+// `MDC_TRAITS=PostgreSQL,Redis` makes them the default, which is how the tests are built.
+let chosenTraits = Set((Context.environment["MDC_TRAITS"] ?? "").split(separator: ",").map(String.init))
+
 func nio(_ name: String) -> Target.Dependency { .product(name: name, package: "swift-nio") }
 
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
@@ -42,6 +46,11 @@ let package = Package(
         .library(name: "MDCTopology", targets: ["MDCTopology"]),
         .executable(name: "mdc-broker", targets: ["mdc-broker"]),
         .executable(name: "mdc", targets: ["mdc"]),
+    ],
+    traits: [
+        .trait(name: "PostgreSQL", description: "The message store in a PostgreSQL database (needs libpq)."),
+        .trait(name: "Redis", description: "An index of provider ids that response workers share (needs hiredis)."),
+        .default(enabledTraits: chosenTraits),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
@@ -68,6 +77,8 @@ let package = Package(
         .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .systemLibrary(name: "CSnappy", providers: [.apt(["libsnappy-dev"])]),
+        .systemLibrary(name: "CPostgres", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
+        .systemLibrary(name: "CHiredis", pkgConfig: "hiredis", providers: [.apt(["libhiredis-dev"])]),
 
         // Arrows point upwards only: a target may use what stands above it and is named, nothing else.
         .target(
@@ -119,6 +130,8 @@ let package = Package(
         .target(
             name: "MDCPipeline",
             dependencies: [
+                .target(name: "CPostgres", condition: .when(traits: ["PostgreSQL"])),
+                .target(name: "CHiredis", condition: .when(traits: ["Redis"])),
                 "MDCModel", "MDCClient", nio("NIOCore"), nio("NIOPosix"), nio("NIOHTTP1"), nio("NIOTLS"),
                 nio("NIOConcurrencyHelpers"), logging, metrics, lifecycle, deque, "TOMLKit",
                 .product(name: "Hummingbird", package: "hummingbird"),

@@ -28,8 +28,8 @@ public struct MessageCenterConfiguration: Sendable {
     public var client: ClientConfiguration
     /// The roles of this process.
     public var roles: Set<CenterRole>
-    /// The SQLite file of the message store (roles `store`).
-    public var storePath: String
+    /// Where the message store is (role `store`).
+    public var store: StoreLocation
     /// The lanes, limits and defaults of messages.
     public var validation: MessageValidator.Configuration
     /// Retry policies for messages that bring none.
@@ -44,14 +44,17 @@ public struct MessageCenterConfiguration: Sendable {
     public var mailDomainCheck: MailDomainCheck.Configuration?
     /// How long an idempotency key is remembered.
     public var idempotencyWindow: Duration
+    /// Where response workers share what provider ids mean; nil: each knows its own (roles `responses`).
+    public var sharedIndex: SharedIndexSettings?
     /// How long a group waits for a member that does not answer, before another takes its work.
     public var sessionTimeout: Duration
 
-    /// Makes a value from its parts.
+    /// Makes a value from its parts. - Parameter storePath: The SQLite file, unless `store` says more.
     public init(
         client: ClientConfiguration = ClientConfiguration(clientID: "mdc-center"),
         roles: Set<CenterRole> = Set(CenterRole.allCases),
         storePath: String = "mdc-messages.sqlite",
+        store: StoreLocation? = nil,
         validation: MessageValidator.Configuration = MessageValidator.Configuration(),
         policies: [Channel: RetryPolicy] = [:],
         ratesPerSecond: [Channel: Double] = [:],
@@ -59,11 +62,12 @@ public struct MessageCenterConfiguration: Sendable {
         ledger: MessageLedger.Configuration = MessageLedger.Configuration(),
         mailDomainCheck: MailDomainCheck.Configuration? = nil,
         idempotencyWindow: Duration = IdempotencyKeys.defaultWindow,
+        sharedIndex: SharedIndexSettings? = nil,
         sessionTimeout: Duration = .seconds(10)
     ) {
         self.client = client
         self.roles = roles
-        self.storePath = storePath
+        self.store = store ?? .file(storePath)
         self.validation = validation
         self.policies = policies
         self.ratesPerSecond = ratesPerSecond
@@ -71,6 +75,7 @@ public struct MessageCenterConfiguration: Sendable {
         self.ledger = ledger
         self.mailDomainCheck = mailDomainCheck
         self.idempotencyWindow = idempotencyWindow
+        self.sharedIndex = sharedIndex
         self.sessionTimeout = sessionTimeout
     }
 }
@@ -124,7 +129,7 @@ public final class MessageCenter: Service, Sendable {
         }
         var generator = SystemRandomNumberGenerator()
         writerID = MessageID.random(at: SystemTime.now(), using: &generator)
-        let store = configuration.roles.contains(.store) ? try MessageStore(path: configuration.storePath) : nil
+        let store = configuration.roles.contains(.store) ? try MessageStore(configuration.store) : nil
         self.store = store
         let lookup = store.map(Self.lookup)
         keys = IdempotencyKeys(
@@ -153,8 +158,13 @@ public final class MessageCenter: Service, Sendable {
     }
 
     private static func lookup(_ store: MessageStore) -> MessageClient.Lookup {
-        @Sendable func known(_ id: String, _ channel: Channel) throws(PipelineError) -> MessageStore.Knowledge {
-            try store.knowledge(of: id, channel: channel)
+        @Sendable func known(_ id: String, _ channel: Channel) async throws(PipelineError) -> MessageStore.Knowledge {
+            do {
+                return try await store.known(id, channel: channel)
+            } catch  where error.code == .unavailable {
+                // Within the window the log knows; the store only remembers longer.
+                return .nothing
+            }
         }
         return known
     }
@@ -300,6 +310,7 @@ public final class MessageCenter: Service, Sendable {
                     recovery: LaneLookup(configuration: plain, eventLoopGroup: group, logger: logger),
                     writer: writer,
                     writerID: writerID,
+                    index: try configuration.sharedIndex?.makeIndex(),
                     logger: logger
                 )
             )

@@ -5,7 +5,7 @@ public struct PipelineError: Error, Sendable, CustomStringConvertible {
     /// The kind of failure. More may come.
     public struct Code: Sendable, Hashable, CustomStringConvertible {
         private enum Value: String, Sendable {
-            case invalidMessage, conflict, invalidDocument, invalidQuery, configuration, store, log, closed
+            case invalidMessage, conflict, invalidDocument, invalidQuery, configuration, store, unavailable, log, closed
         }
         private let value: Value
         private init(_ value: Value) { self.value = value }
@@ -24,6 +24,8 @@ public struct PipelineError: Error, Sendable, CustomStringConvertible {
         public static let configuration = Code(.configuration)
         /// The message store failed.
         public static let store = Code(.store)
+        /// The server of the message store cannot be reached. Nothing is lost; it is tried again.
+        public static let unavailable = Code(.unavailable)
         /// The log could not be read or written.
         public static let log = Code(.log)
         /// The centre is shut down.

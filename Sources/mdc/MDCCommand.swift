@@ -14,6 +14,7 @@ struct MDCCommand: AsyncParsableCommand {
             SendCommand.self,
             MessageCommand.self,
             ReportCommand.self,
+            StoreCommand.self,
             APIKeyCommand.self,
             WebhookCommand.self,
             TemplateCommand.self,

@@ -42,6 +42,8 @@ final class Dispatcher: Role {
     private let stopFlag = StopFlag()
     private let commitSignal = AsyncSignal()
     private let paceSignal = AsyncSignal()
+    /// What each provider costs.
+    private let prices: [ProviderTraits]
     private let state: Mutex<State>
 
     /// - Parameters:
@@ -63,6 +65,7 @@ final class Dispatcher: Role {
         self.lanes = lanes
         self.providers = providers
         self.policy = policy
+        prices = providers.map { routing.providers[$0.name] ?? ProviderTraits() }
         quiet = QuietPlan(routing.quietHours)
         self.consumer = consumer
         self.recovery = recovery
@@ -533,6 +536,7 @@ final class Dispatcher: Role {
             event.providerMessageID = id
             event.detail = detail
             event.status = .accepted
+            event.cost = prices[item.provider].charge(item.message)
             event.leadsTo = provider.sendsReceipts ? nil : .sent
             event.dueAt = provider.sendsReceipts ? event.at + policy.receiptTimeoutMilliseconds : nil
         case .rejected(let code, let reason):

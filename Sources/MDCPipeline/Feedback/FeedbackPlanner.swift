@@ -96,6 +96,15 @@ final class FeedbackPlanner: Role {
         webhook.disabledAt == nil && entries[WebhookEntry.healthKey(webhook.id)]?.health?.disabledAt == nil
     }
 
+    /// A store that cannot be reached knows nothing for now.
+    private func known(_ id: String, _ channel: Channel) async throws -> MessageStore.Knowledge {
+        do {
+            return try await store.known(id, channel: channel)
+        } catch  where error.code == .unavailable {
+            return .nothing
+        }
+    }
+
     /// The store follows the same events, and may be a little behind.
     private func documents(of events: [TimelineEvent]) async throws -> [String: Message] {
         var documents: [String: Message] = [:]
@@ -107,7 +116,7 @@ final class FeedbackPlanner: Role {
         let deadline = SystemTime.monotonicNanoseconds() + Self.documentNanoseconds
         while true {
             for (id, channel) in missing where documents[id] == nil {
-                if case .document(let message) = try store.knowledge(of: id, channel: channel) {
+                if case .document(let message) = try await known(id, channel) {
                     documents[id] = message
                 }
             }

@@ -32,7 +32,8 @@ public struct SubmitReceipt: Codable, Sendable, Hashable {
 /// A message is accepted when its lane record and its `submitted` event are durable; before that there is no receipt.
 public final class MessageClient: Sendable {
     /// Tells what is known of a message id, for messages with an idempotency key.
-    public typealias Lookup = @Sendable (_ messageID: String, Channel) throws(PipelineError) -> MessageStore.Knowledge
+    public typealias Lookup =
+        @Sendable (_ messageID: String, Channel) async throws(PipelineError) -> MessageStore.Knowledge
 
     private let validator: MessageValidator
     private let writer: RecordWriter
@@ -99,7 +100,7 @@ public final class MessageClient: Sendable {
         plans.reserveCapacity(drafts.count)
         var seen: [String: UInt64] = [:]
         let badDomains = await badDomains(drafts)
-        for draft in drafts { plans.append(plan(draft, now: now, seen: &seen, badDomains: badDomains)) }
+        for draft in drafts { plans.append(await plan(draft, now: now, seen: &seen, badDomains: badDomains)) }
         do {
             try await claim(&plans, now: now)
             // The event only after the lane record: what the world sees as submitted must be on its way.
@@ -185,7 +186,7 @@ public final class MessageClient: Sendable {
         now: Timestamp,
         seen: inout [String: UInt64],
         badDomains: [String: String]
-    ) -> Plan {
+    ) async -> Plan {
         let filled: (draft: MessageDraft, warnings: [ValidationIssue])
         do {
             filled = try self.filled(draft)
@@ -217,7 +218,7 @@ public final class MessageClient: Sendable {
         var writesFirst = true
         if let digest {
             do {
-                switch try known(message, seen: seen) {
+                switch try await known(message, seen: seen) {
                 case .nothing: break
                 case .events: writesFirst = false
                 case .digest(let earlier, let scheduledFor):
@@ -260,11 +261,11 @@ public final class MessageClient: Sendable {
         case digest(UInt64, scheduledFor: Timestamp?)
     }
 
-    private func known(_ message: Message, seen: [String: UInt64]) throws(PipelineError) -> Known {
+    private func known(_ message: Message, seen: [String: UInt64]) async throws(PipelineError) -> Known {
         if let digest = seen[message.id] ?? recent.withLock({ $0.digest(message.id) }) {
             return .digest(digest, scheduledFor: nil)
         }
-        switch try lookup?(message.id, message.channel) ?? .nothing {
+        switch try await lookup?(message.id, message.channel) ?? .nothing {
         case .nothing: return .nothing
         case .events: return .events
         case .document(let earlier): return .digest(earlier.draft.contentDigest, scheduledFor: earlier.sendAt)

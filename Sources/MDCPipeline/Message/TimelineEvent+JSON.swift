@@ -38,6 +38,7 @@ extension TimelineEvent: JSONDocumentCoding {
         writer.member("detail", detail)
         writer.member("route", route)
         writer.member("dueAt", dueAt)
+        if let cost { writer.member("cost", cost) }
     }
 
     init(from cursor: inout JSONCursor) throws {
@@ -61,6 +62,7 @@ extension TimelineEvent: JSONDocumentCoding {
             case "detail": event.detail = try cursor.optionalString()
             case "route": event.route = try cursor.optionalString()
             case "dueAt": event.dueAt = try cursor.optionalInteger().map(Timestamp.init)
+            case "cost": event.cost = try cursor.optionalInteger()
             case "message": event.message = try cursor.null() ? nil : Message(from: &cursor)
             default: try cursor.skip()
             }

@@ -74,6 +74,8 @@ public struct TimelineEvent: Codable, Sendable, Hashable {
     public var route: String?
     /// When the next step is due (scheduled, retryScheduled).
     public var dueAt: Timestamp?
+    /// What the attempt cost, in millionths of the unit of the providers' prices (accepted, where a price is set).
+    public var cost: Int64?
     /// The message itself: with `submitted` only, so that the stream of events is all that a store needs.
     public var message: Message?
 
@@ -93,6 +95,7 @@ public struct TimelineEvent: Codable, Sendable, Hashable {
         detail: String? = nil,
         route: String? = nil,
         dueAt: Timestamp? = nil,
+        cost: Int64? = nil,
         message: Message? = nil
     ) {
         self.messageID = messageID
@@ -109,6 +112,7 @@ public struct TimelineEvent: Codable, Sendable, Hashable {
         self.detail = detail
         self.route = route
         self.dueAt = dueAt
+        self.cost = cost
         self.message = message
     }
 }

@@ -30,6 +30,7 @@ struct MessageResource: Encodable, Sendable {
     var updatedAt: Timestamp
     var dueAt: Timestamp?
     var finalAt: Timestamp?
+    var cost: Int64?
 
     /// All members, for projections.
     static let members =
@@ -63,6 +64,7 @@ struct MessageResource: Encodable, Sendable {
         updatedAt = stored.updatedAt
         dueAt = stored.dueAt
         finalAt = stored.finalAt
+        cost = stored.cost
     }
 }
 

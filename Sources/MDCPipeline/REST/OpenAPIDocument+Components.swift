@@ -359,6 +359,11 @@ extension OpenAPIDocument {
                     "type": "integer",
                     "format": "int64",
                     "description": "When it came to its end. Milliseconds since 1970."
+                  },
+                  "cost": {
+                    "type": "integer",
+                    "format": "int64",
+                    "description": "What its attempts have cost, in millionths of the unit of the prices."
                   }
                 }
               },
@@ -417,6 +422,11 @@ extension OpenAPIDocument {
                     "type": "integer",
                     "format": "int64",
                     "description": "When the next step is due. Milliseconds since 1970."
+                  },
+                  "cost": {
+                    "type": "integer",
+                    "format": "int64",
+                    "description": "What the attempt cost, in millionths of the unit of the prices."
                   },
                   "message": {
                     "type": "object",

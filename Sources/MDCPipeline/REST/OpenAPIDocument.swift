@@ -402,7 +402,8 @@ enum OpenAPIDocument {
                       "enum": [
                         "delivery",
                         "latency",
-                        "failures"
+                        "failures",
+                        "cost"
                       ]
                     }
                   },

@@ -20,7 +20,7 @@ extension MessageLedger {
             }
         }
         hold(receipt, token, key: holdKey(receipt), now: now)
-        return heldCount > configuration.heldMax ? tick(now: now) : []
+        return heldCount > configuration.heldMax && sharing != .away ? tick(now: now) : []
     }
 
     /// The message and attempt that a report speaks of: by our reference, else by the provider's id.

@@ -18,6 +18,8 @@ public enum LedgerAction: Sendable, Equatable {
     case endTimer(String)
     /// Have the dispatcher call back this attempt if it has not been started.
     case cancel(Message, attempt: Int)
+    /// Append the receipt again, with the reference that it now has: its message is another worker's.
+    case forward(ProviderReceipt)
     /// Put the receipt with the dead letters.
     case deadLetter(ProviderReceipt, reason: String)
     /// The receipt with this token is dealt with, once the actions before it are durable.
@@ -95,11 +97,6 @@ public struct MessageLedger: Sendable {
         var orphanSince: Timestamp?
     }
 
-    struct ProviderKey: Hashable, Sendable {
-        var provider: String
-        var id: String
-    }
-
     struct Owner: Sendable {
         var messageID: String
         var attempt: Int
@@ -133,6 +130,20 @@ public struct MessageLedger: Sendable {
     var deadlines = TimerQueue<String, Int>()
     /// Open messages whose document has not been seen.
     var orphans: Set<String> = []
+    /// Whether other workers can be asked what a provider's id means.
+    public internal(set) var sharing = Sharing.none
+    /// Ids that were learned since ``takeLearned()``, where others are to be told.
+    var learned: [ProviderKey: Owner] = [:]
+
+    /// Whether what ids mean is shared with other workers.
+    public enum Sharing: Sendable, Equatable {
+        /// This worker knows all ids that there are.
+        case none
+        /// Others can be asked.
+        case up
+        /// They cannot be asked for now: an unknown id proves nothing.
+        case away
+    }
 
     /// Makes a value from its parts.
     public init(_ configuration: Configuration = Configuration()) {
@@ -148,7 +159,8 @@ public struct MessageLedger: Sendable {
     /// When `tick` has something to do; nil: not by itself.
     public var nextDue: Timestamp? {
         mutating get {
-            let hold = heldOrder.first.map { $0.since.rawValue + configuration.holdMilliseconds }
+            let isPatient = sharing == .away
+            let hold = isPatient ? nil : heldOrder.first.map { $0.since.rawValue + configuration.holdMilliseconds }
             switch (deadlines.nextDue, hold) {
             case (nil, nil): return nil
             case (let due?, nil): return Timestamp(due)
@@ -183,7 +195,9 @@ public struct MessageLedger: Sendable {
         if event.kind == .accepted, let provider = event.provider, let id = event.providerMessageID {
             let key = ProviderKey(provider: provider, id: id)
             entry.providerKeys.append(key)
-            byProviderID[key] = Owner(messageID: event.messageID, attempt: event.attempt)
+            let owner = Owner(messageID: event.messageID, attempt: event.attempt)
+            byProviderID[key] = owner
+            if sharing != .none { learned[key] = owner }
         }
         if entry.state.status.isFinal {
             end(event.messageID, entry)
@@ -346,7 +360,9 @@ public struct MessageLedger: Sendable {
                 actions += finish(due.id, entry, event)
             }
         }
-        while let first = heldOrder.first,
+        compactHeld()
+        // While nobody can be asked, what is held may well belong to another worker.
+        while sharing != .away, let first = heldOrder.first,
             now - first.since >= configuration.holdMilliseconds || heldCount > configuration.heldMax
         {
             heldOrder.removeFirst()

@@ -21,12 +21,20 @@ final class ResponseHandler: Role {
         var loading: [TopicPartition: Int64] = [:]
         var isHoldingReceipts = false
         var health = ProviderHealth()
+        var index = SharedIndexState()
+
+        /// Nobody can be asked, and no more reports are to be held: the rest stays in the log.
+        var isFullOfUnknown: Bool {
+            ledger.sharing == .away && ledger.heldReceipts > ledger.configuration.heldMax / 2
+        }
     }
 
     private let consumer: Consumer
     private let recovery: LaneLookup
     private let writer: RecordWriter
     private let writerID: String
+    private let index: (any SharedIndex)?
+    private let metrics: SharedIndexMetrics?
     private let logger: Logger
     private let stopFlag = StopFlag()
     private let state: Mutex<State>
@@ -37,14 +45,20 @@ final class ResponseHandler: Role {
         recovery: LaneLookup,
         writer: RecordWriter,
         writerID: String,
+        index: (any SharedIndex)? = nil,
         logger: Logger
     ) {
+        self.index = index
+        metrics = index == nil ? nil : SharedIndexMetrics()
         self.consumer = consumer
         self.recovery = recovery
         self.writer = writer
         self.writerID = writerID + "-r"
         self.logger = logger
-        state = Mutex(State(ledger: MessageLedger(configuration)))
+        var ledger = MessageLedger(configuration)
+        // Until the first answer: an unknown id proves nothing.
+        if index != nil { ledger.setSharing(.away, now: 0) }
+        state = Mutex(State(ledger: ledger))
     }
 
     func stop() { stopFlag.set() }
@@ -53,6 +67,16 @@ final class ResponseHandler: Role {
     var openCount: Int { state.withLock { $0.ledger.openCount } }
 
     func run() async throws {
+        guard let index else { return try await work() }
+        try await withThrowingTaskGroup(of: Void.self) { tasks in
+            tasks.addTask { [self] in await share(index) }
+            defer { tasks.cancelAll() }
+            try await work()
+        }
+        await index.close()
+    }
+
+    private func work() async throws {
         try await consumer.subscribe(
             [Topics.events] + Channel.allCases.map(Topics.responses),
             onAssigned: { [self] in await assigned($0) },
@@ -68,6 +92,7 @@ final class ResponseHandler: Role {
             var round = Round()
             for record in records { take(record, &round) }
             finishLoading(&round)
+            takeAnswers(&round)
             let now = SystemTime.now()
             // While there is a backlog to read, the missing receipt may be in it.
             if records.count < 2_000 { round.actions += state.withLock { $0.ledger.tick(now: now) } }
@@ -187,6 +212,9 @@ final class ResponseHandler: Role {
                     before.append(Records.timerEnd(Records.sendAtTimerID(message.id)))
                 }
                 events.append(Records.cancel(message))
+            case .forward(let receipt):
+                events.append(Self.forwarded(receipt))
+                metrics?.forward()
             case .deadLetter(let receipt, let reason):
                 events.append(Self.deadLetter(receipt, reason))
             case .finish(let token): done.append(token)
@@ -330,7 +358,7 @@ final class ResponseHandler: Role {
     private func holdReceipts() {
         let receipts = consumer.assignment.filter { $0.topic != Topics.events }
         let isLoading = state.withLock { state in
-            state.isHoldingReceipts = !state.loading.isEmpty
+            state.isHoldingReceipts = !state.loading.isEmpty || state.isFullOfUnknown
             return state.isHoldingReceipts
         }
         for partition in receipts {
@@ -341,7 +369,7 @@ final class ResponseHandler: Role {
     private func finishLoading(_ round: inout Round) {
         let loading = state.withLock { $0.loading }
         guard !loading.isEmpty else {
-            if state.withLock({ $0.isHoldingReceipts }) { holdReceipts() }
+            if state.withLock({ $0.isHoldingReceipts != $0.isFullOfUnknown }) { holdReceipts() }
             return
         }
         for (partition, end) in loading {
@@ -353,6 +381,102 @@ final class ResponseHandler: Role {
             logger.debug("events are read back", metadata: ["partition": "\(partition)", "to": "\(end)"])
         }
         if state.withLock({ $0.loading.isEmpty }) { holdReceipts() }
+    }
+
+    // MARK: - Other workers
+
+    /// Tells other workers what provider ids mean, and asks them, until the role is stopped.
+    private func share(_ index: any SharedIndex) async {
+        var pause = 100
+        var markedAt: Timestamp = 0
+        while !stopFlag.isSet, !Task.isCancelled {
+            do {
+                let now = SystemTime.now()
+                if now - markedAt > 1_000 {
+                    if try await !index.hasMark(writerID) { state.withLock { $0.index.mustTellAll = true } }
+                    markedAt = now
+                }
+                try await tell(index)
+                try await ask(index)
+                setUp(true, nil)
+                pause = 100
+            } catch {
+                state.withLock { state in
+                    state.index.mustTellAll = true
+                    state.index.learned.removeAll()
+                    _ = state.ledger.takeLearned()
+                }
+                setUp(false, error)
+                pause = min(2_000, pause * 2)
+            }
+            try? await Task.sleep(for: .milliseconds(pause))
+        }
+    }
+
+    private func tell(_ index: any SharedIndex) async throws {
+        let (entries, isAll) = state.withLock { state in
+            state.index.learn(state.ledger.takeLearned())
+            let isAll = state.index.mustTellAll
+            defer {
+                state.index.learned.removeAll()
+                state.index.mustTellAll = false
+            }
+            return (isAll ? state.ledger.knownIDs : state.index.learned, isAll)
+        }
+        if !entries.isEmpty { try await index.write(entries) }
+        metrics?.told(entries.count)
+        guard isAll else { return }
+        try await index.mark(writerID)
+        metrics?.rebuild()
+        logger.info("the shared index has been told all provider ids", metadata: ["count": "\(entries.count)"])
+    }
+
+    private func ask(_ index: any SharedIndex) async throws {
+        let keys = state.withLock { $0.ledger.unknownIDs(most: 5_000) }
+        guard !keys.isEmpty else { return }
+        let found = try await index.find(keys)
+        metrics?.asked(keys.count, found: found.count)
+        state.withLock { $0.index.answers.merge(found) { $1 } }
+    }
+
+    private func setUp(_ isUp: Bool, _ error: (any Error)?) {
+        metrics?.isUp(isUp)
+        let isNews = state.withLock { state in
+            state.ledger.setSharing(isUp ? .up : .away, now: SystemTime.now())
+            defer { state.index.isUp = isUp }
+            return state.index.isUp != isUp
+        }
+        guard isNews else { return }
+        if isUp {
+            logger.notice("the shared index of provider ids can be asked")
+        } else {
+            logger.warning(
+                "the shared index of provider ids is away: reports without our reference wait",
+                metadata: ["error": "\(error.map { "\($0)" } ?? "")"]
+            )
+        }
+    }
+
+    private func takeAnswers(_ round: inout Round) {
+        guard index != nil else { return }
+        round.actions += state.withLock { state in
+            let answers = state.index.answers
+            state.index.answers.removeAll()
+            var actions: [LedgerAction] = []
+            for (key, reference) in answers {
+                actions += state.ledger.resolve(key, as: reference, now: SystemTime.now())
+            }
+            return actions
+        }
+        if state.withLock({ $0.isFullOfUnknown != $0.isHoldingReceipts && $0.loading.isEmpty }) { holdReceipts() }
+    }
+
+    private static func forwarded(_ receipt: ProviderReceipt) -> ProducerRecord {
+        ProducerRecord(
+            topic: Topics.responses(receipt.channel),
+            key: ByteBuffer(string: receipt.recordKey),
+            value: receipt.json()
+        )
     }
 
     private func drop(_ partitions: [TopicPartition]) {

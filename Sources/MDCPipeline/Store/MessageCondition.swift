@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import GRDB
-
 /// A field of a stored message that can be asked for. Nothing else ever becomes part of a statement's text.
 public enum MessageField: String, Sendable, Hashable, CaseIterable {
     case id, channel, tenant, lane, status, attempt, to, sender, subject, template, idempotencyKey, provider
     case providerMessageID, code, detail, sendAt, expiresAt, createdAt, updatedAt, dueAt, finalAt
+    /// What its attempts have cost, in millionths.
+    case cost
 
     enum Kind { case text, integer, time }
 
     var kind: Kind {
         switch self {
-        case .attempt: .integer
+        case .attempt, .cost: .integer
         case .sendAt, .expiresAt, .createdAt, .updatedAt, .dueAt, .finalAt: .time
         default: .text
         }
     }
 
     /// The column, or the place in the document.
-    var sql: String {
+    func sql(_ dialect: SQLDialect) -> String {
         switch self {
         case .to: "recipient"
         case .idempotencyKey: "idempotency_key"
@@ -27,11 +27,12 @@ public enum MessageField: String, Sendable, Hashable, CaseIterable {
         case .updatedAt: "updated_at"
         case .dueAt: "due_at"
         case .finalAt: "final_at"
-        case .subject: "json_extract(document, '$.content.subject')"
-        case .template: "json_extract(document, '$.template')"
-        case .sendAt: "json_extract(document, '$.sendAt')"
-        case .expiresAt: "json_extract(document, '$.expiresAt')"
-        case .id, .channel, .tenant, .lane, .status, .attempt, .sender, .provider, .code, .detail: rawValue
+        case .subject: dialect.document(text: ["content", "subject"])
+        case .template: dialect.document(text: ["template"])
+        case .sendAt: dialect.document(integer: ["sendAt"])
+        case .expiresAt: dialect.document(integer: ["expiresAt"])
+        case .id, .channel, .tenant, .lane, .status, .attempt, .sender, .provider, .code, .detail, .cost:
+            rawValue
         }
     }
 }
@@ -43,10 +44,10 @@ public indirect enum MessageCondition: Sendable, Hashable {
         case text(String)
         case integer(Int64)
 
-        fileprivate var database: any DatabaseValueConvertible {
+        fileprivate var sql: SQLValue {
             switch self {
-            case .text(let text): text
-            case .integer(let number): number
+            case .text(let text): .text(text)
+            case .integer(let number): .integer(number)
             }
         }
     }
@@ -54,7 +55,8 @@ public indirect enum MessageCondition: Sendable, Hashable {
     /// How to compare.
     public enum Comparison: String, Sendable, Hashable {
         case equal = "="
-        case notEqual = "IS NOT"
+        /// A field without a value counts.
+        case notEqual = "<>"
         case less = "<"
         case lessOrEqual = "<="
         case greater = ">"
@@ -71,41 +73,43 @@ public indirect enum MessageCondition: Sendable, Hashable {
     case all([MessageCondition])
     case any([MessageCondition])
 
-    /// The text of the condition; its values are appended to the arguments.
-    func sql(_ arguments: inout StatementArguments) -> String {
+    /// The text of the condition; its values become the statement's.
+    func sql(_ statement: inout SQLStatement) -> String {
+        let dialect = statement.dialect
         switch self {
         case .compare(let field, let comparison, let value):
-            arguments += [value.database]
-            return "\(field.sql) \(comparison.rawValue) ?"
+            let word = comparison == .notEqual ? dialect.isDistinct : comparison.rawValue
+            return "\(field.sql(dialect)) \(word) \(statement.bind(value.sql))"
         case .oneOf(let field, let values):
-            guard !values.isEmpty else { return "0" }
-            return "\(field.sql) IN (\(Self.list(values, &arguments)))"
+            guard !values.isEmpty else { return "FALSE" }
+            return "\(field.sql(dialect)) IN (\(Self.list(values, &statement)))"
         case .noneOf(let field, let values):
-            guard !values.isEmpty else { return "1" }
-            return "(\(field.sql) IS NULL OR \(field.sql) NOT IN (\(Self.list(values, &arguments))))"
+            guard !values.isEmpty else { return "TRUE" }
+            let column = field.sql(dialect)
+            return "(\(column) IS NULL OR \(column) NOT IN (\(Self.list(values, &statement))))"
         case .exists(let field, let exists):
-            return "\(field.sql) IS \(exists ? "NOT NULL" : "NULL")"
+            return "\(field.sql(dialect)) IS \(exists ? "NOT NULL" : "NULL")"
         case .matches(let field, let pattern, let ignoresCase):
-            arguments += [pattern]
-            return ignoresCase ? "\(field.sql) LIKE ? ESCAPE '\\'" : "\(field.sql) GLOB ?"
-        case .all(let parts): return Self.join(parts, "AND", empty: "1", &arguments)
-        case .any(let parts): return Self.join(parts, "OR", empty: "0", &arguments)
+            return dialect.match(field.sql(dialect), pattern, ignoresCase: ignoresCase, &statement)
+        case .all(let parts): return Self.join(parts, "AND", empty: "TRUE", &statement)
+        case .any(let parts): return Self.join(parts, "OR", empty: "FALSE", &statement)
         }
     }
 
-    private static func list(_ values: [Value], _ arguments: inout StatementArguments) -> String {
-        for value in values { arguments += [value.database] }
-        return values.map { _ in "?" }.joined(separator: ", ")
+    private static func list(_ values: [Value], _ statement: inout SQLStatement) -> String {
+        var marks: [String] = []
+        for value in values { marks.append(statement.bind(value.sql)) }
+        return marks.joined(separator: ", ")
     }
 
     private static func join(
         _ parts: [MessageCondition],
         _ word: String,
         empty: String,
-        _ arguments: inout StatementArguments
+        _ statement: inout SQLStatement
     ) -> String {
         var terms: [String] = []
-        for part in parts { terms.append(part.sql(&arguments)) }
+        for part in parts { terms.append(part.sql(&statement)) }
         return terms.isEmpty ? empty : "(" + terms.joined(separator: " \(word) ") + ")"
     }
 

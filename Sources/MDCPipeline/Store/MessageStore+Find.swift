@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import GRDB
-
 /// A page of messages to be found.
 public struct MessageQuery: Sendable, Hashable {
     /// One step of an order.
@@ -48,13 +46,20 @@ extension MessageStore {
     static let skippedMax = 100_000
     /// How long a question may take before it is given up.
     static let readingTime = Duration.seconds(20)
+    /// What is said when that was not enough.
+    static var tookTooLong: PipelineError {
+        PipelineError(
+            .invalidQuery,
+            "the question took longer than \(readingTime); narrow it by createdAt, to or id"
+        )
+    }
 
     /// The messages of a page.
     ///
     /// - Throws: ``PipelineError`` with code `invalidQuery` if there is no such page, else `store`.
     public func find(_ query: MessageQuery) throws(PipelineError) -> [StoredMessage] {
         try Self.check(query, skippedMax: .max)
-        return try reading { db in try Self.find(query, bytesMax: .max, db) }
+        return try engine.read { [dialect] db in try Self.find(query, bytesMax: .max, dialect, db) }
     }
 
     /// The same for strangers: without holding the thread, bounded in size and time.
@@ -62,24 +67,27 @@ extension MessageStore {
     /// - Throws: ``PipelineError`` with code `invalidQuery` if the page lies too far behind or is too large, else `store`.
     func found(_ query: MessageQuery) async throws(PipelineError) -> [StoredMessage] {
         try Self.check(query, skippedMax: Self.skippedMax)
-        return try await asking { db in try Self.find(query, bytesMax: Self.pageBytesMax, db) }
+        return try await engine.asking { [dialect] db in try Self.find(query, bytesMax: Self.pageBytesMax, dialect, db)
+        }
     }
 
     /// The number of messages of which the condition is true.
     func counted(_ condition: MessageCondition?) async throws(PipelineError) -> Int {
-        try await asking { db in
-            let base = Self.base(condition)
-            return try Int.fetchOne(db, sql: "SELECT count(*) \(base.sql)", arguments: base.arguments) ?? 0
+        try await engine.asking { [dialect] db in
+            var statement = SQLStatement(dialect)
+            statement.text = "SELECT count(*) " + Self.base(condition, &statement).sql
+            return try Int(db.all(statement).first?.integer(0) ?? 0)
         }
     }
 
     /// The tenants of those messages whose documents are known.
     func tenants(of messages: [(id: String, channel: Channel)]) async throws(PipelineError) -> [String: String] {
-        try await asking { db in
+        try await engine.asking { [dialect] db in
             var tenants: [String: String] = [:]
             for (id, channel) in messages {
-                let statement = try db.cachedStatement(sql: "SELECT tenant FROM \(Self.table(channel)) WHERE id = ?")
-                if let row = try Row.fetchOne(statement, arguments: [id]) { tenants[id] = row[0] }
+                var statement = SQLStatement(dialect)
+                statement.text = "SELECT tenant FROM \(Self.table(channel)) WHERE id = \(statement.bind(id))"
+                if let tenant = try db.all(statement).first?.text(0) { tenants[id] = tenant }
             }
             return tenants
         }
@@ -97,30 +105,33 @@ extension MessageStore {
         }
     }
 
-    /// `FROM … WHERE …` with its arguments.
-    static func base(_ condition: MessageCondition?) -> (sql: String, arguments: StatementArguments) {
-        var arguments = StatementArguments()
-        let clause = condition.map { " WHERE " + $0.sql(&arguments) } ?? ""
-        guard let channel = condition?.channel else { return ("FROM messages\(clause)", arguments) }
-        return ("FROM (SELECT '\(channel.rawValue)' AS channel, * FROM \(table(channel)))\(clause)", arguments)
+    /// `FROM … WHERE …`, and whether there is a condition that can be added to.
+    static func base(_ condition: MessageCondition?, _ statement: inout SQLStatement) -> (sql: String, isFiltered: Bool)
+    {
+        let clause = condition.map { " WHERE " + $0.sql(&statement) } ?? ""
+        guard let channel = condition?.channel else { return ("FROM messages\(clause)", condition != nil) }
+        return ("FROM (SELECT '\(channel.rawValue)' AS channel, * FROM \(table(channel))) AS one\(clause)", true)
     }
 
-    private static func find(_ query: MessageQuery, bytesMax: Int, _ db: Database) throws -> [StoredMessage] {
-        let base = base(query.condition)
-        var order = query.order.map { "\($0.field.sql) \($0.isDescending ? "DESC" : "ASC")" }
+    private static func find(
+        _ query: MessageQuery,
+        bytesMax: Int,
+        _ dialect: SQLDialect,
+        _ db: any SQLReader
+    ) throws -> [StoredMessage] {
+        var statement = SQLStatement(dialect)
+        let base = base(query.condition, &statement)
+        var order = query.order.map { dialect.order($0.field.sql(dialect), descending: $0.isDescending) }
         if !query.order.contains(where: { $0.field == .id }) {
-            order.append("id \(query.order.last?.isDescending == false ? "ASC" : "DESC")")
+            order.append(dialect.order("id", descending: query.order.last?.isDescending != false))
         }
-        let cursor = try Row.fetchCursor(
-            db,
-            sql: "SELECT * \(base.sql) ORDER BY \(order.joined(separator: ", "))"
-                + " LIMIT \(query.pageSize) OFFSET \((query.page - 1) * query.pageSize)",
-            arguments: base.arguments
-        )
+        statement.text =
+            "SELECT \(messageColumns) \(base.sql) ORDER BY \(order.joined(separator: ", "))"
+            + " LIMIT \(query.pageSize) OFFSET \((query.page - 1) * query.pageSize)"
         var messages: [StoredMessage] = []
         var bytes = 0
-        while let row = try cursor.next() {
-            bytes += (row["document"] as String?)?.utf8.count ?? 0
+        try db.rows(statement) { row in
+            bytes += row.text(documentColumn)?.utf8.count ?? 0
             guard bytes <= bytesMax else {
                 throw PipelineError(
                     .invalidQuery,
@@ -130,32 +141,5 @@ extension MessageStore {
             messages.append(try stored(row))
         }
         return messages
-    }
-
-    /// Reads on a thread of the database, with a time limit.
-    func asking<Value: Sendable>(_ body: @escaping @Sendable (Database) throws -> Value) async throws(PipelineError)
-        -> Value
-    {
-        do {
-            return try await withThrowingTaskGroup(of: Value?.self) { tasks in
-                tasks.addTask { [pool] in try await pool.read(body) }
-                tasks.addTask {
-                    try await Task.sleep(for: Self.readingTime)
-                    return nil
-                }
-                defer { tasks.cancelAll() }
-                guard let first = try await tasks.next(), let value = first else {
-                    throw PipelineError(
-                        .invalidQuery,
-                        "the question took longer than \(Self.readingTime); narrow it by createdAt, to or id"
-                    )
-                }
-                return value
-            }
-        } catch let error as PipelineError {
-            throw error
-        } catch {
-            throw PipelineError(.store, "cannot read the message store", cause: error)
-        }
     }
 }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import GRDB
 import MDCModel
 
 extension MessageStore {
@@ -17,27 +16,27 @@ extension MessageStore {
 
     /// The messages among these that are at their end. Asks by id, so its cost does not depend on the size of the store.
     func outcomes(of ids: some Sequence<String>) throws(PipelineError) -> [Outcome] {
-        try reading { db in
+        try engine.read { db in
             var found: [Outcome] = []
             for channel in Channel.allCases {
-                let statement = try db.cachedStatement(
-                    sql: """
-                        SELECT id, coalesce(lane, '?'), status, attempt, coalesce(created_at, updated_at), final_at
-                        FROM \(Self.table(channel)) WHERE id = ? AND final_at IS NOT NULL
-                        """
-                )
                 for id in ids {
-                    guard let row = try Row.fetchOne(statement, arguments: [id]) else { continue }
-                    guard let status = MessageStatus(rawValue: row[2]) else { continue }
+                    var statement = SQLStatement(dialect)
+                    statement.text = """
+                        SELECT id, coalesce(lane, '?'), status, attempt, coalesce(created_at, updated_at), final_at
+                        FROM \(Self.table(channel)) WHERE id = \(statement.bind(id)) AND final_at IS NOT NULL
+                        """
+                    guard let row = try db.all(statement).first,
+                        let status = row.text(2).flatMap(MessageStatus.init)
+                    else { continue }
                     found.append(
                         Outcome(
-                            id: row[0],
+                            id: row.text(0) ?? id,
                             channel: channel,
-                            lane: row[1],
+                            lane: row.text(1) ?? "?",
                             status: status,
-                            attempt: row[3],
-                            createdAt: Timestamp(row[4]),
-                            finalAt: Timestamp(row[5])
+                            attempt: Int(row.integer(3) ?? 1),
+                            createdAt: row.time(4) ?? 0,
+                            finalAt: row.time(5)
                         )
                     )
                 }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import GRDB
 public import MDCModel
 import NIOCore
 
@@ -31,29 +30,25 @@ public struct MessageFilter: Sendable, Hashable {
         self.idempotencyKeyPrefix = idempotencyKeyPrefix
     }
 
-    fileprivate var clause: (sql: String, arguments: StatementArguments) {
+    fileprivate func clause(_ statement: inout SQLStatement) -> String {
         var terms: [String] = []
-        var arguments = StatementArguments()
-        func add(_ term: String, _ value: any DatabaseValueConvertible) {
-            terms.append(term)
-            arguments += [value]
-        }
-        if let tenant { add("tenant = ?", tenant) }
-        if let lane { add("lane = ?", lane) }
-        if let recipient { add("recipient = ?", recipient) }
-        if let provider { add("provider = ?", provider) }
-        if let createdFrom { add("created_at >= ?", createdFrom.rawValue) }
-        if let createdBefore { add("created_at < ?", createdBefore.rawValue) }
+        func add(_ term: String, _ value: SQLValue) { terms.append("\(term) \(statement.bind(value))") }
+        if let tenant { add("tenant =", .text(tenant)) }
+        if let lane { add("lane =", .text(lane)) }
+        if let recipient { add("recipient =", .text(recipient)) }
+        if let provider { add("provider =", .text(provider)) }
+        if let createdFrom { add("created_at >=", .integer(createdFrom.rawValue)) }
+        if let createdBefore { add("created_at <", .integer(createdBefore.rawValue)) }
         if let prefix = idempotencyKeyPrefix {
-            add("idempotency_key >= ?", prefix)
-            add("idempotency_key < ?", prefix + "\u{10FFFF}")
+            add("idempotency_key >=", .text(prefix))
+            add("idempotency_key <", .text(prefix + "\u{10FFFF}"))
         }
         if !statuses.isEmpty {
-            let names = statuses.map(\.rawValue).sorted()
-            terms.append("status IN (\(names.map { _ in "?" }.joined(separator: ", ")))")
-            arguments += StatementArguments(names)
+            var marks: [String] = []
+            for name in statuses.map(\.rawValue).sorted() { marks.append(statement.bind(name)) }
+            terms.append("status IN (\(marks.joined(separator: ", ")))")
         }
-        return (terms.isEmpty ? "" : " WHERE " + terms.joined(separator: " AND "), arguments)
+        return terms.isEmpty ? "" : " WHERE " + terms.joined(separator: " AND ")
     }
 
     fileprivate var source: String { channel.map(MessageStore.table) ?? "messages" }
@@ -106,6 +101,8 @@ public struct StoredMessage: Codable, Sendable, Hashable {
     public var dueAt: Timestamp?
     /// When it came to its end.
     public var finalAt: Timestamp?
+    /// What its attempts have cost, in millionths of the unit of the providers' prices; nil: no price was known.
+    public var cost: Int64?
     /// The document; nil while only later events of it were seen.
     public var message: Message?
     /// With `get` only: what happened, in order of time.
@@ -148,34 +145,52 @@ extension MessageStore {
 
     /// What the store knows of a message.
     public func knowledge(of id: String, channel: Channel) throws(PipelineError) -> Knowledge {
-        try reading { db in
-            let statement = try db.cachedStatement(sql: "SELECT document FROM \(Self.table(channel)) WHERE id = ?")
-            guard let row = try Row.fetchOne(statement, arguments: [id]) else { return .nothing }
-            guard let document: String = row[0] else { return .events }
-            return .document(try Message(json: .init(string: document)))
-        }
+        try engine.read { [dialect] db in try Self.knowledge(of: id, channel, dialect, db) }
+    }
+
+    /// The same without holding the thread.
+    func known(_ id: String, channel: Channel) async throws(PipelineError) -> Knowledge {
+        try await engine.asking { [dialect] db in try Self.knowledge(of: id, channel, dialect, db) }
+    }
+
+    private static func knowledge(
+        of id: String,
+        _ channel: Channel,
+        _ dialect: SQLDialect,
+        _ db: any SQLReader
+    ) throws -> Knowledge {
+        var statement = SQLStatement(dialect)
+        statement.text = "SELECT document FROM \(table(channel)) WHERE id = \(statement.bind(id))"
+        guard let row = try db.all(statement).first else { return .nothing }
+        guard let document = row.text(0) else { return .events }
+        return .document(try Message(json: .init(string: document)))
     }
 
     /// One message with its timeline; nil if it is not known.
     public func get(_ id: String) throws(PipelineError) -> StoredMessage? {
-        try reading { db in
-            guard let row = try Row.fetchOne(db, sql: "SELECT * FROM messages WHERE id = ?", arguments: [id]) else {
-                return nil
-            }
+        try engine.read { [dialect] db in
+            var statement = SQLStatement(dialect)
+            statement.text = "SELECT \(Self.messageColumns) FROM messages WHERE id = \(statement.bind(id))"
+            guard let row = try db.all(statement).first else { return nil }
             var stored = try Self.stored(row)
-            stored.timeline = try Self.timeline(id, db)
+            stored.timeline = try Self.timeline(id, dialect, db)
             return stored
         }
     }
 
     /// What happened to a message, in order of time.
     func timeline(of id: String) async throws(PipelineError) -> [TimelineEvent] {
-        try await asking { db in try Self.timeline(id, db) }
+        try await engine.asking { [dialect] db in try Self.timeline(id, dialect, db) }
     }
 
-    private static func timeline(_ id: String, _ db: Database) throws -> [TimelineEvent] {
-        let texts = try String.fetchAll(db, sql: "SELECT event FROM timeline WHERE message_id = ?", arguments: [id])
-        let events = try texts.map { try TimelineEvent(json: .init(string: $0)) }
+    private static func timeline(_ id: String, _ dialect: SQLDialect, _ db: any SQLReader) throws -> [TimelineEvent] {
+        var statement = SQLStatement(dialect)
+        statement.text =
+            "SELECT event FROM timeline WHERE message_id = \(statement.bind(id)) ORDER BY partition, \"offset\""
+        var events: [TimelineEvent] = []
+        try db.rows(statement) { row in
+            events.append(try TimelineEvent(json: .init(string: row.text(0) ?? "")))
+        }
         // Two writers share a partition: the order of time is the order that people expect.
         return events.enumerated()
             .sorted {
@@ -194,62 +209,61 @@ extension MessageStore {
         guard page >= 1, (1...1_000).contains(pageSize) else {
             throw PipelineError(.store, "page starts at 1 and pageSize goes from 1 to 1000")
         }
-        return try reading { db in
-            let (clause, arguments) = filter.clause
-            let direction = sort.isDescending ? "DESC" : "ASC"
-            let channel = filter.channel.map { "'\($0.rawValue)' AS channel, *" } ?? "*"
-            let sql =
-                "SELECT \(channel) FROM \(filter.source)\(clause) ORDER BY \(sort.field.rawValue) \(direction), id \(direction)"
-                + " LIMIT \(pageSize) OFFSET \((page - 1) * pageSize)"
-            return try Row.fetchAll(db, sql: sql, arguments: arguments).map(Self.stored)
+        return try engine.read { db in
+            var statement = SQLStatement(dialect)
+            let clause = filter.clause(&statement)
+            let order = [sort.field.rawValue, "id"].map { dialect.order($0, descending: sort.isDescending) }
+            statement.text =
+                "SELECT \(Self.columns(of: filter.channel)) FROM \(filter.source)\(clause)"
+                + " ORDER BY \(order.joined(separator: ", ")) LIMIT \(pageSize) OFFSET \((page - 1) * pageSize)"
+            var messages: [StoredMessage] = []
+            try db.rows(statement) { messages.append(try Self.stored($0)) }
+            return messages
         }
     }
 
     /// The number of messages.
     public func count(_ filter: MessageFilter = MessageFilter()) throws(PipelineError) -> Int {
-        try reading { db in
-            let (clause, arguments) = filter.clause
-            return try Int.fetchOne(db, sql: "SELECT count(*) FROM \(filter.source)\(clause)", arguments: arguments)
-                ?? 0
+        try engine.read { db in
+            var statement = SQLStatement(dialect)
+            let clause = filter.clause(&statement)
+            statement.text = "SELECT count(*) FROM \(filter.source)\(clause)"
+            return try Int(db.all(statement).first?.integer(0) ?? 0)
         }
     }
 
     /// Counts and latencies per channel and lane, in the order of channel and lane names.
     public func laneStatistics(_ filter: MessageFilter = MessageFilter()) throws(PipelineError) -> [LaneStatistics] {
-        try reading { db in
-            let (clause, arguments) = filter.clause
-            let channel = filter.channel.map { "'\($0.rawValue)'" } ?? "channel"
+        try engine.read { db in
             var lanes: [String: LaneStatistics] = [:]
-            let counts = try Row.fetchAll(
-                db,
-                sql: """
-                    SELECT \(channel) AS channel, coalesce(lane, '?') AS lane, status, count(*), sum(attempt > 1)
-                    FROM \(filter.source)\(clause) GROUP BY 1, 2, 3
-                    """,
-                arguments: arguments
-            )
-            for row in counts {
-                let (channel, lane): (String, String) = (row[0], row[1])
+            let channel = filter.channel.map { "'\($0.rawValue)'" } ?? "channel"
+            var counts = SQLStatement(dialect)
+            var clause = filter.clause(&counts)
+            counts.text = """
+                SELECT \(channel) AS channel, coalesce(lane, '?') AS lane, status, count(*),
+                    count(*) FILTER (WHERE attempt > 1)
+                FROM \(filter.source)\(clause) GROUP BY 1, 2, 3
+                """
+            try db.rows(counts) { row in
+                let (channel, lane) = (row.text(0) ?? "", row.text(1) ?? "?")
                 var statistics =
                     lanes["\(channel) \(lane)"]
                     ?? LaneStatistics(channel: Channel(rawValue: channel) ?? .sms, lane: lane, counts: [:], retried: 0)
-                statistics.counts[row[2]] = row[3]
-                statistics.retried += row[4]
+                statistics.counts[row.text(2) ?? "?"] = Int(row.integer(3) ?? 0)
+                statistics.retried += Int(row.integer(4) ?? 0)
                 lanes["\(channel) \(lane)"] = statistics
             }
-            let condition = clause.isEmpty ? " WHERE" : clause + " AND"
-            let cursor = try Row.fetchCursor(
-                db,
-                sql: """
-                    SELECT \(channel) AS channel, coalesce(lane, '?') AS lane, final_at - created_at AS latency
-                    FROM \(filter.source)\(condition) final_at IS NOT NULL AND created_at IS NOT NULL ORDER BY 1, 2, 3
-                    """,
-                arguments: arguments
-            )
+            var times = SQLStatement(dialect)
+            clause = filter.clause(&times)
+            times.text = """
+                SELECT \(channel) AS channel, coalesce(lane, '?') AS lane, final_at - created_at AS latency
+                FROM \(filter.source)\(clause.isEmpty ? " WHERE" : clause + " AND")
+                    final_at IS NOT NULL AND created_at IS NOT NULL ORDER BY 1, 2, 3
+                """
             var latencies: [String: [Int64]] = [:]
-            while let row = try cursor.next() {
-                let (channel, lane): (String, String) = (row[0], row[1])
-                latencies["\(channel) \(lane)", default: []].append(row[2])
+            try db.rows(times) { row in
+                let (channel, lane) = (row.text(0) ?? "", row.text(1) ?? "?")
+                latencies["\(channel) \(lane)", default: []].append(row.integer(2) ?? 0)
             }
             for (key, values) in latencies {
                 lanes[key]?.p50 = values.percentile(50)
@@ -260,25 +274,37 @@ extension MessageStore {
         }
     }
 
-    static func stored(_ row: Row) throws -> StoredMessage {
-        let document: String? = row["document"]
-        guard let channel = Channel(rawValue: row["channel"]), let status = MessageStatus(rawValue: row["status"])
+    /// What ``stored(_:)`` reads, in its order.
+    static let messageColumns = columns(of: nil)
+    /// The place of the document in ``messageColumns``.
+    static let documentColumn = 12
+
+    /// The same where all rows are of one channel, so that its table is read.
+    private static func columns(of channel: Channel?) -> String {
+        (channel.map { "'\($0.rawValue)' AS channel" } ?? "channel")
+            + ", id, status, attempt, provider, provider_message_id, code, detail, updated_at, due_at, final_at, cost,"
+            + " document"
+    }
+
+    static func stored(_ row: SQLRow) throws -> StoredMessage {
+        guard let channel = row.text(0).flatMap(Channel.init), let status = row.text(2).flatMap(MessageStatus.init)
         else {
             throw PipelineError(.store, "a row of the message store has an unknown channel or status")
         }
         return StoredMessage(
-            id: row["id"],
+            id: row.text(1) ?? "",
             channel: channel,
             status: status,
-            attempt: row["attempt"],
-            provider: row["provider"],
-            providerMessageID: row["provider_message_id"],
-            code: row["code"],
-            detail: row["detail"],
-            updatedAt: Timestamp(row["updated_at"]),
-            dueAt: (row["due_at"] as Int64?).map(Timestamp.init),
-            finalAt: (row["final_at"] as Int64?).map(Timestamp.init),
-            message: try document.map { try Message(json: .init(string: $0)) },
+            attempt: Int(row.integer(3) ?? 1),
+            provider: row.text(4),
+            providerMessageID: row.text(5),
+            code: row.text(6),
+            detail: row.text(7),
+            updatedAt: row.time(8) ?? 0,
+            dueAt: row.time(9),
+            finalAt: row.time(10),
+            cost: row.integer(11),
+            message: try row.text(documentColumn).map { try Message(json: .init(string: $0)) },
             timeline: nil
         )
     }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import GRDB
 public import MDCModel
 
 /// What a report counts.
@@ -11,6 +10,8 @@ public enum ReportKind: String, Sendable, Hashable, CaseIterable {
     case latency
     /// Messages that failed or expired, by the code that was said last.
     case failures
+    /// What was paid, in the unit of the providers' prices: every attempt that a provider took.
+    case cost
 }
 
 /// What the rows of a report stand for.
@@ -30,11 +31,11 @@ public enum ReportGroup: String, Sendable, Hashable, CaseIterable {
         }
     }
 
-    var sql: String {
+    func sql(_ dialect: SQLDialect) -> String {
         if let width { return "created_at / \(width) * \(width)" }
         switch self {
-        case .template: return MessageField.template.sql
-        case .country: return "mdc_country(recipient)"
+        case .template: return MessageField.template.sql(dialect)
+        case .country: return dialect.country
         default: return rawValue
         }
     }
@@ -97,17 +98,6 @@ extension MessageStore {
     /// The most rows of a report.
     static let reportRowsMax = 10_000
 
-    /// `mdc_country(recipient)`: the calling code with its plus, or nothing for what is no phone number.
-    static let countryFunction = DatabaseFunction("mdc_country", argumentCount: 1, pure: true) { values in
-        guard let recipient = String.fromDatabaseValue(values[0]), recipient.first == "+" else { return nil }
-        let digits = recipient.dropFirst()
-        for length in 1...3 {
-            let code = String(digits.prefix(length))
-            if CountryCallingCodes.nationalLengths[code] != nil { return "+" + code }
-        }
-        return nil
-    }
-
     /// Makes a report of the messages of which the condition is true.
     ///
     /// - Throws: ``PipelineError`` with code `invalidQuery` if it would be too long, else `store`.
@@ -116,7 +106,7 @@ extension MessageStore {
         by groups: [ReportGroup],
         of condition: MessageCondition? = nil
     ) throws(PipelineError) -> Report {
-        try reading { db in try Self.report(kind, groups, condition, db) }
+        try engine.read { [dialect] db in try Self.report(kind, groups, condition, dialect, db) }
     }
 
     /// The same without holding the thread.
@@ -125,19 +115,19 @@ extension MessageStore {
         by groups: [ReportGroup],
         of condition: MessageCondition?
     ) async throws(PipelineError) -> Report {
-        try await asking { db in try Self.report(kind, groups, condition, db) }
+        try await engine.asking { [dialect] db in try Self.report(kind, groups, condition, dialect, db) }
     }
 
     private static func report(
         _ kind: ReportKind,
         _ groups: [ReportGroup],
         _ condition: MessageCondition?,
-        _ db: Database
+        _ dialect: SQLDialect,
+        _ db: any SQLReader
     ) throws -> Report {
-        let (statement, values) = statement(kind, groups, condition)
+        let (statement, values) = statement(kind, groups, condition, dialect)
         var report = Report(columns: groups.map(\.rawValue) + values, rows: [])
-        let cursor = try Row.fetchCursor(db, sql: statement.sql, arguments: statement.arguments)
-        while let row = try cursor.next() {
+        try db.rows(statement) { row in
             guard report.rows.count < reportRowsMax else {
                 throw PipelineError(
                     .invalidQuery,
@@ -145,65 +135,81 @@ extension MessageStore {
                 )
             }
             report.rows.append(
-                (0..<report.columns.count).map { index in
-                    value(row[index], isTime: index < groups.count && groups[index].width != nil)
+                row.values.enumerated().map { index, value in
+                    Self.value(value, isTime: index < groups.count && groups[index].width != nil)
                 }
             )
         }
         return report
     }
 
-    private static func value(_ value: DatabaseValue, isTime: Bool) -> ReportValue {
-        switch value.storage {
-        case .int64(let number): isTime ? .time(Timestamp(number)) : .count(number)
-        case .double(let number): .share(number)
-        case .string(let text): .text(text)
-        case .null, .blob: .none
+    private static func value(_ value: SQLValue, isTime: Bool) -> ReportValue {
+        switch value {
+        case .integer(let number): isTime ? .time(Timestamp(number)) : .count(number)
+        case .real(let number): .share(number)
+        case .text(let text): .text(text)
+        case .null: .none
         }
     }
 
     /// The statement of a report and the names of what it counts.
-    private static func statement(_ kind: ReportKind, _ groups: [ReportGroup], _ condition: MessageCondition?) -> (
-        (sql: String, arguments: StatementArguments), [String]
-    ) {
-        let base = base(condition)
-        let filter = base.sql + (condition == nil ? " WHERE " : " AND ")
-        let named = groups.enumerated().map { "\($0.element.sql) AS g\($0.offset)" }
+    private static func statement(
+        _ kind: ReportKind,
+        _ groups: [ReportGroup],
+        _ condition: MessageCondition?,
+        _ dialect: SQLDialect
+    ) -> (SQLStatement, [String]) {
+        var statement = SQLStatement(dialect)
+        let base = base(condition, &statement)
+        let filter = base.sql + (base.isFiltered ? " AND " : " WHERE ")
+        let named = groups.enumerated().map { "\($0.element.sql(dialect)) AS g\($0.offset)" }
         let keys = groups.indices.map { "g\($0)" }
-        let list = { (extra: [String]) in (keys + extra).joined(separator: ", ") }
-        let grouped = keys.isEmpty ? "" : " GROUP BY \(list([])) ORDER BY \(list([]))"
+        let order = keys.map { dialect.order($0, descending: false) }
+        let grouped =
+            keys.isEmpty
+            ? "" : " GROUP BY \(keys.joined(separator: ", ")) ORDER BY \(order.joined(separator: ", "))"
         switch kind {
         case .delivery:
             let finals = MessageStatus.allCases.filter(\.isFinal).map(\.rawValue)
-            let counts = finals.map { "sum(status = '\($0)')" }
+            let counts = finals.map { "count(*) FILTER (WHERE status = '\($0)')" }
+            let delivered = "count(*) FILTER (WHERE status IN ('delivered', 'sent'))"
             let columns =
-                named + ["count(*)", "sum(final_at IS NULL)"] + counts + [
-                    "sum(attempt > 1)",
-                    "round(sum(status IN ('delivered', 'sent')) * 1.0 / nullif(sum(final_at IS NOT NULL), 0), 4)",
+                named + ["count(*)", "count(*) - count(final_at)"] + counts + [
+                    "count(*) FILTER (WHERE attempt > 1)",
+                    "CAST(round(\(delivered) * 1.0 / nullif(count(final_at), 0), 4) AS DOUBLE PRECISION)",
                 ]
-            return (
-                ("SELECT \(columns.joined(separator: ", ")) \(base.sql)\(grouped)", base.arguments),
-                ["messages", "open"] + finals + ["retried", "deliveredShare"]
-            )
+            statement.text = "SELECT \(columns.joined(separator: ", ")) \(base.sql)\(grouped)"
+            return (statement, ["messages", "open"] + finals + ["retried", "deliveredShare"])
         case .latency:
             let inner = (named + ["final_at - created_at AS latency"]).joined(separator: ", ")
-            let part = keys.isEmpty ? "" : "PARTITION BY \(list([]))"
-            let percentiles = [50, 95, 99].map { "min(iif(rank * 100 >= size * \($0), latency, NULL))" }
+            let part = keys.isEmpty ? "" : "PARTITION BY \(keys.joined(separator: ", "))"
+            let percentiles = [50, 95, 99].map { "min(CASE WHEN place * 100 >= size * \($0) THEN latency END)" }
             let columns =
-                keys + ["count(*)", "CAST(round(avg(latency)) AS INTEGER)"] + percentiles + ["max(latency)"]
-            let sql = """
+                keys + ["count(*)", "CAST(round(avg(latency)) AS BIGINT)"] + percentiles + ["max(latency)"]
+            statement.text = """
                 SELECT \(columns.joined(separator: ", ")) FROM (
-                    SELECT *, row_number() OVER (\(part) ORDER BY latency) AS rank, count(*) OVER (\(part)) AS size
-                    FROM (SELECT \(inner) \(filter)final_at IS NOT NULL AND created_at IS NOT NULL)
-                )\(grouped)
+                    SELECT *, row_number() OVER (\(part) ORDER BY latency) AS place, count(*) OVER (\(part)) AS size
+                    FROM (SELECT \(inner) \(filter)final_at IS NOT NULL AND created_at IS NOT NULL) AS ends
+                ) AS places\(grouped)
                 """
-            return ((sql, base.arguments), ["messages", "mean", "p50", "p95", "p99", "max"])
+            return (statement, ["messages", "mean", "p50", "p95", "p99", "max"])
+        case .cost:
+            let money = { (sum: String) in "CAST(round(\(sum), 6) AS DOUBLE PRECISION)" }
+            let total = "coalesce(sum(cost), 0) / 1000000.0"
+            let columns =
+                named + [
+                    "count(*)", "count(cost)", money(total), money("\(total) / nullif(count(cost), 0)"),
+                    money("\(total) / nullif(count(*) FILTER (WHERE status IN ('delivered', 'sent')), 0)"),
+                ]
+            statement.text = "SELECT \(columns.joined(separator: ", ")) \(base.sql)\(grouped)"
+            return (statement, ["messages", "priced", "cost", "costPerMessage", "costPerDelivered"])
         case .failures:
-            let columns = (named + ["status", "coalesce(code, '?') AS code", "count(*) AS messages"])
-            let sql =
+            let columns = named + ["status", "coalesce(code, '?') AS said", "count(*) AS messages"]
+            let list = (keys + ["status", "said"]).joined(separator: ", ")
+            statement.text =
                 "SELECT \(columns.joined(separator: ", ")) \(filter)status IN ('failed', 'expired')"
-                + " GROUP BY \(list(["status", "coalesce(code, '?')"])) ORDER BY \(list(["messages DESC", "status"]))"
-            return ((sql, base.arguments), ["status", "code", "messages"])
+                + " GROUP BY \(list) ORDER BY \((order + ["messages DESC", "status", "said"]).joined(separator: ", "))"
+            return (statement, ["status", "code", "messages"])
         }
     }
 }

@@ -10,7 +10,7 @@ struct MessageCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "message",
         abstract: "Shows messages and what became of them, and calls them back.",
-        discussion: "Listings read the message store of `mdc up` (SQLite, read only), at work or stopped.",
+        discussion: "Listings read the message store of `mdc up` (nothing is written), at work or stopped.",
         subcommands: [MessageGetCommand.self, MessageListCommand.self, MessageCancelCommand.self]
     )
 }
@@ -19,15 +19,39 @@ struct MessageCommand: AsyncParsableCommand {
 struct StoreOptions: ParsableArguments {
     @Option(help: ArgumentHelp("The folder of `mdc up`.", valueName: "folder"))
     var data = "./mdc-data"
+    @Option(
+        help: ArgumentHelp(
+            "The file that `mdc up --config` has, if its [store] names a server (docs/stores.md).",
+            valueName: "file"
+        )
+    )
+    var config: String?
 
-    /// Runs `body` with the store.
-    func withStore<Value>(_ body: (MessageStore) throws -> Value) throws -> Value {
+    /// Where the store is: the server that the file names, else the file in the folder.
+    func location() throws -> StoreLocation {
+        if let config {
+            var settings = UpSettings.standard
+            do {
+                try settings.apply(path: config)
+                if let location = try settings.readStores().location { return location }
+            } catch let error as UpSettingsError {
+                throw CommandError(error.description)
+            } catch let error as PipelineError {
+                throw CommandError("\(config): \(error.description)")
+            }
+        }
         let path = UpSettings.storePath(data)
         guard FileManager.default.fileExists(atPath: path) else {
             throw CommandError("there is no message store in '\(data)': name the folder of `mdc up` with --data")
         }
+        return .file(path)
+    }
+
+    /// Runs `body` with the store.
+    func withStore<Value>(_ body: (MessageStore) throws -> Value) throws -> Value {
+        let location = try location()
         do {
-            let store = try MessageStore(readingFrom: path)
+            let store = try MessageStore(reading: location)
             defer { store.close() }
             return try body(store)
         } catch let error as PipelineError {

@@ -9,12 +9,15 @@ import MDCPipeline
 struct ReportCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "report",
-        abstract: "Counts messages: delivery, latency or failures.",
+        abstract: "Counts messages: delivery, latency, failures or cost.",
         discussion:
-            "Reads the message store of `mdc up`, at work or stopped. Latencies are milliseconds to the final status."
+            """
+            Reads the message store of `mdc up`, at work or stopped. Latencies are milliseconds to the final status; \
+            costs are in the unit of the prices in the configuration (docs/routing.md).
+            """
     )
 
-    @Argument(help: "What to count: delivery, latency or failures.")
+    @Argument(help: "What to count: delivery, latency, failures or cost.")
     var kind: String
     @Option(
         name: .customLong("by"),

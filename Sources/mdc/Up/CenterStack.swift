@@ -24,6 +24,7 @@ struct CenterStack: Service {
     let settings: UpSettings
     let providers: [ProviderSettings]
     let routing: RoutingConfiguration
+    let stores: StoreSettings
     let logger: Logger
     /// Called once everything is at work; when it returns true the whole process stops.
     let whenReady: @Sendable (MessageCenter, Addresses) async throws -> Bool
@@ -105,11 +106,13 @@ struct CenterStack: Service {
             MessageCenterConfiguration(
                 client: client,
                 storePath: settings.storePath,
+                store: stores.location,
                 validation: settings.validation,
                 policies: settings.policies,
                 routing: routing,
                 mailDomainCheck: settings.messages.mailDomainCheck,
                 idempotencyWindow: settings.messages.idempotencyWindow,
+                sharedIndex: stores.sharedIndex,
                 sessionTimeout: settings.sessionTimeout
             ),
             providers: simulated.providers + configured.providers,

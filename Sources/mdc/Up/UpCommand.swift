@@ -79,7 +79,7 @@ struct UpCommand: AsyncParsableCommand {
 
     func run() async throws {
         var settings = try settings()
-        let (providers, routing) = try configuredProviders(settings)
+        let (providers, routing, stores) = try configured(settings)
         let demonstration = try demo.map { try Demonstration(file: $0, data: settings.data, timeout: timeout) }
         try demonstration?.prepareFolder()
         try makeFolder(settings.data)
@@ -101,6 +101,7 @@ struct UpCommand: AsyncParsableCommand {
             settings: settings,
             providers: providers,
             routing: routing,
+            stores: stores,
             logger: logger
         ) { center, addresses in
             guard let demonstration else {
@@ -169,9 +170,9 @@ struct UpCommand: AsyncParsableCommand {
         }
     }
 
-    private func configuredProviders(
+    private func configured(
         _ settings: UpSettings
-    ) throws -> (providers: [ProviderSettings], routing: RoutingConfiguration) {
+    ) throws -> (providers: [ProviderSettings], routing: RoutingConfiguration, stores: StoreSettings) {
         do {
             let providers = try settings.readProviders()
             guard demo == nil || providers.isEmpty else {
@@ -179,7 +180,11 @@ struct UpCommand: AsyncParsableCommand {
                     "a demonstration does not send through real providers; remove [provider.*] from the file"
                 )
             }
-            return (providers, try settings.readRouting(providers))
+            let stores = try settings.readStores()
+            guard demo == nil || stores.location == nil else {
+                throw CommandError("a demonstration keeps its messages in its own folder; remove [store] from the file")
+            }
+            return (providers, try settings.readRouting(providers), stores)
         } catch let error as PipelineError {
             throw CommandError(error.description)
         }

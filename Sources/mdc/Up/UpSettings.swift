@@ -40,6 +40,8 @@ struct UpSettings: Sendable {
     private var providerText: String?
     /// The file's text if it has `[[route]]`, `[[quiet]]`, `[limits]` or `[breaker]`.
     private var routingText: String?
+    /// The file's text if it has `[store]` or `[cache]`: read by `readStores()`, because it names secrets.
+    private var storeText: String?
     /// How long a worker that went silent keeps its part of the work.
     var sessionTimeout = Duration.seconds(10)
 
@@ -145,12 +147,13 @@ struct UpSettings: Sendable {
             case "providers": try applyProviders(table)
             case "api": try applyAPI(table)
             case "provider": providerText = text
+            case "store", "cache": storeText = text
             case "limits", "breaker": break
             default:
                 throw UpSettingsError(
                     description:
                         "[\(name)] is not known; there are [lanes.<channel>], [messages], [broker], [retry.<channel>], "
-                        + "[simulator], [providers], [provider.<name>], [[route]], [[quiet]], [limits], [breaker] and [api]"
+                        + "[simulator], [providers], [provider.<name>], [[route]], [[quiet]], [limits], [breaker], [api], [store] and [cache]"
                 )
             }
         }
@@ -160,6 +163,15 @@ struct UpSettings: Sendable {
     func readProviders() throws -> [ProviderSettings] {
         guard let providerText, let table = try TOMLTable(string: providerText)["provider"]?.table else { return [] }
         return try ProviderSettings.read(table)
+    }
+
+    /// Servers in place of the SQLite file and of memory, with their secrets.
+    func readStores() throws -> StoreSettings {
+        guard let storeText else { return StoreSettings() }
+        return try StoreSettings(
+            file: try TOMLTable(string: storeText),
+            environment: ProcessInfo.processInfo.environment
+        )
     }
 
     /// Which providers take which messages. - Parameter providers: Those of `readProviders()`.

@@ -92,7 +92,7 @@ struct MessageEndTests {
                     timers.insert(MessageReference(messageID: message.id, attempt: attempt))
                 case .unschedule(let id, let attempt):
                     timers.remove(MessageReference(messageID: id, attempt: attempt))
-                case .cancel, .endTimer, .deadLetter, .finish: break
+                case .cancel, .endTimer, .forward, .deadLetter, .finish: break
                 }
             }
         }

@@ -313,7 +313,7 @@ struct MessageLedgerTests {
                 if event.status?.isFinal == true { finals[event.messageID, default: 0] += 1 }
             case .schedule(let message, let attempt, let due): world.schedule(message.id, attempt, due)
             case .unschedule(let id, let attempt): world.unschedule(id, attempt)
-            case .publish, .cancel, .endTimer, .deadLetter, .finish: break
+            case .publish, .cancel, .endTimer, .forward, .deadLetter, .finish: break
             }
         }
     }

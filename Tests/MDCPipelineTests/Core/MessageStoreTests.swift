@@ -9,16 +9,6 @@ import Testing
 
 @Suite("message store")
 struct MessageStoreTests {
-    private func withStore<Result>(_ body: (MessageStore, String) async throws -> Result) async throws -> Result {
-        let folder = FileManager.default.temporaryDirectory.appendingPathComponent("mdc-store-\(UUID().uuidString)")
-        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-        defer { try? FileManager.default.removeItem(at: folder) }
-        let path = folder.appendingPathComponent("store.sqlite").path
-        let store = try MessageStore(path: path)
-        defer { store.close() }
-        return try await body(store, path)
-    }
-
     private func projected(_ events: [TimelineEvent], from offset: Int64 = 0) -> [MessageStore.ProjectedEvent] {
         events.enumerated().map {
             MessageStore.ProjectedEvent(
@@ -42,13 +32,14 @@ struct MessageStoreTests {
 
     @Test(
         "the events of a message in any order, in one batch or many, give the same row",
-        arguments: 0..<6,
-        [true, false]
+        arguments: 0..<12,
+        StoreKind.allCases
     )
-    func orders(order: Int, batched: Bool) async throws {
+    func orders(number: Int, kind: StoreKind) async throws {
+        let (order, batched) = (number % 6, number < 6)
         let events = [Make.submitted(Make.message(key: "k")), Make.accepted(), Self.delivered]
         let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
-        try await withStore { store, _ in
+        try await kind.with { store, _ in
             let items = projected(orders[order].map { events[$0] })
             if batched {
                 try await store.apply(items, next: [0: 3])
@@ -63,9 +54,9 @@ struct MessageStoreTests {
         }
     }
 
-    @Test("a batch that was applied before changes nothing; the first end stays")
-    func idempotent() async throws {
-        try await withStore { store, _ in
+    @Test("a batch that was applied before changes nothing; the first end stays", arguments: StoreKind.allCases)
+    func idempotent(kind: StoreKind) async throws {
+        try await kind.with { store, _ in
             let items = projected([Make.submitted(Make.message()), Make.accepted(), Self.delivered])
             try await store.apply(items, next: [0: 3])
             try await store.apply(items, next: [0: 3])
@@ -80,11 +71,11 @@ struct MessageStoreTests {
         }
     }
 
-    @Test("a store opened again goes on at its offsets; an emptied one starts at 0")
-    func reopen() async throws {
-        try await withStore { store, path in
+    @Test("a store opened again goes on at its offsets; an emptied one starts at 0", arguments: StoreKind.allCases)
+    func reopen(kind: StoreKind) async throws {
+        try await kind.with { store, location in
             try await store.apply(projected([Make.submitted(Make.message())]), next: [0: 1, 3: 9])
-            let second = try MessageStore(path: path)
+            let second = try MessageStore(location)
             defer { second.close() }
             #expect(try second.consumedOffsets() == [0: 1, 3: 9])
             #expect(try second.get("m1")?.status == .queued)
@@ -94,9 +85,9 @@ struct MessageStoreTests {
         }
     }
 
-    @Test("lists filter, sort and page; counts and statistics add up")
-    func queries() async throws {
-        try await withStore { store, _ in
+    @Test("lists filter, sort and page; counts and statistics add up", arguments: StoreKind.allCases)
+    func queries(kind: StoreKind) async throws {
+        try await kind.with { store, _ in
             var events: [TimelineEvent] = []
             for index in 0..<200 {
                 let id = "m\(1_000 + index)"
@@ -139,14 +130,56 @@ struct MessageStoreTests {
         }
     }
 
-    @Test("what is known of an id")
-    func knowledge() async throws {
-        try await withStore { store, _ in
+    @Test("what is known of an id", arguments: StoreKind.allCases)
+    func knowledge(kind: StoreKind) async throws {
+        try await kind.with { store, _ in
             #expect(try store.knowledge(of: "m1", channel: .sms) == .nothing)
             try await store.apply(projected([Make.accepted()]), next: [0: 1])
             #expect(try store.knowledge(of: "m1", channel: .sms) == .events)
             try await store.apply(projected([Make.submitted(Make.message())], from: 1), next: [0: 2])
             #expect(try store.knowledge(of: "m1", channel: .sms) == .document(Make.message()))
+        }
+    }
+
+    @Test("a store that was emptied says so to who knew more", arguments: StoreKind.allCases)
+    func emptied(kind: StoreKind) async throws {
+        try await kind.with { store, _ in
+            let items = projected([Make.submitted(Make.message()), Make.accepted()])
+            #expect(try await store.apply(items, next: [0: 2], known: [:]))
+            #expect(try await store.apply(projected([Self.delivered], from: 2), next: [0: 3], known: [0: 2]))
+            try await store.reset()
+            #expect(try await !store.apply(projected([Self.delivered], from: 3), next: [0: 4], known: [0: 3]))
+            #expect(try store.count() == 0 && store.consumedOffsets().isEmpty)
+        }
+    }
+
+    @Test("signs that databases stumble over come back as they were", arguments: StoreKind.allCases)
+    func signs(kind: StoreKind) async throws {
+        try await kind.with { store, location in
+            var message = Make.message(key: "k'\"\\{},NULL")
+            message.content.text = "a\\u0000 \"b\" {c} 'd' \t\n € 😀 \\\\"
+            message.sender = "NULL"
+            try await store.apply(projected([Make.submitted(message)]), next: [0: 1])
+            #expect(try store.get("m1")?.message == message)
+            // PostgreSQL has no U+0000.
+            var second = Make.message("m2")
+            second.content.text = "x\0y"
+            try await store.apply(projected([Make.submitted(second)], from: 1), next: [0: 2])
+            if case .file = location {} else { second.content.text = "x\u{FFFD}y" }
+            #expect(try store.get("m2")?.message == second)
+        }
+    }
+
+    @Test("what attempts cost is added up, each event once", arguments: StoreKind.allCases)
+    func costs(kind: StoreKind) async throws {
+        try await kind.with { store, _ in
+            var (first, second) = (Make.accepted(), Make.accepted())
+            (first.cost, second.cost, second.attempt) = (75_000, 25_000, 2)
+            let items = projected([Make.submitted(Make.message()), first, second])
+            try await store.apply([items[0], items[1]], next: [0: 2])
+            try await store.apply(items, next: [0: 3])
+            #expect(try store.get("m1")?.cost == 100_000)
+            #expect(try store.get("m1")?.timeline?.compactMap(\.cost) == [75_000, 25_000])
         }
     }
 

@@ -11,24 +11,21 @@ import Testing
 struct FilledStore {
     static let count = 60
 
-    static func with(_ body: (MessageStore) async throws -> Void) async throws {
-        let folder = FileManager.default.temporaryDirectory.appendingPathComponent("mdc-query-\(UUID().uuidString)")
-        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-        defer { try? FileManager.default.removeItem(at: folder) }
-        let store = try MessageStore(path: folder.appendingPathComponent("store.sqlite").path)
-        defer { store.close() }
-        let events = (0..<count).flatMap(events)
-        try await store.apply(
-            events.enumerated().map {
-                MessageStore.ProjectedEvent(
-                    position: EventPosition(partition: 0, offset: Int64($0.offset)),
-                    event: $0.element,
-                    json: $0.element.json()
-                )
-            },
-            next: [0: Int64(events.count)]
-        )
-        try await body(store)
+    static func with(_ kind: StoreKind, _ body: (MessageStore) async throws -> Void) async throws {
+        try await kind.with { store, _ in
+            let events = (0..<count).flatMap(events)
+            try await store.apply(
+                events.enumerated().map {
+                    MessageStore.ProjectedEvent(
+                        position: EventPosition(partition: 0, offset: Int64($0.offset)),
+                        event: $0.element,
+                        json: $0.element.json()
+                    )
+                },
+                next: [0: Int64(events.count)]
+            )
+            try await body(store)
+        }
     }
 
     static func message(_ number: Int) -> Message {
@@ -63,7 +60,10 @@ struct FilledStore {
             provider: "gateway",
             code: number % 3 == 0 ? nil : "E\(number % 2)"
         )
-        return [submitted, end]
+        guard number % 3 == 0 else { return [submitted, end] }
+        var accepted = end
+        (accepted.kind, accepted.status, accepted.cost) = (.accepted, .accepted, 7_500)
+        return [submitted, accepted, end]
     }
 
     static func status(_ number: Int) -> MessageStatus { [.delivered, .failed, .queued][number % 3] }
@@ -102,10 +102,10 @@ struct MessageQueryTests {
         (#"{"id": "x' OR '1'='1"}"#, { _, _ in false }),
     ]
 
-    @Test("a filter finds what it says, and nothing else", arguments: cases.indices)
-    func filters(index: Int) async throws {
+    @Test("a filter finds what it says, and nothing else", arguments: cases.indices, StoreKind.allCases)
+    func filters(index: Int, kind: StoreKind) async throws {
         let (filter, expected) = Self.cases[index]
-        try await FilledStore.with { store in
+        try await FilledStore.with(kind) { store in
             let condition = try MessageCondition(filter: filter)
             let found = try await store.found(MessageQuery(condition, order: [.init(.createdAt, descending: false)]))
             let wanted = (0..<FilledStore.count).filter { expected($0, FilledStore.message($0)) }.map { "m\($0)" }
@@ -149,9 +149,12 @@ struct MessageQueryTests {
         }
     }
 
-    @Test("pages follow each other without gap or overlap; far ones are refused to strangers")
-    func pages() async throws {
-        try await FilledStore.with { store in
+    @Test(
+        "pages follow each other without gap or overlap; far ones are refused to strangers",
+        arguments: StoreKind.allCases
+    )
+    func pages(kind: StoreKind) async throws {
+        try await FilledStore.with(kind) { store in
             var ids: [String] = []
             for page in 1...9 {
                 ids += try await store.found(
@@ -165,9 +168,12 @@ struct MessageQueryTests {
         }
     }
 
-    @Test("reports count every message once, and their percentiles are the nearest ranks")
-    func reports() async throws {
-        try await FilledStore.with { store in
+    @Test(
+        "reports count every message once, and their percentiles are the nearest ranks",
+        arguments: StoreKind.allCases
+    )
+    func reports(kind: StoreKind) async throws {
+        try await FilledStore.with(kind) { store in
             let delivery = try await store.reported(.delivery, by: [.tenant, .channel], of: nil)
             #expect(delivery.columns.prefix(4) == ["tenant", "channel", "messages", "open"])
             var total: Int64 = 0
@@ -190,6 +196,12 @@ struct MessageQueryTests {
             let failures = try await store.reported(.failures, by: [], of: nil)
             #expect(failures.columns == ["status", "code", "messages"])
             #expect(Set(failures.rows.map { $0[1] }) == [.text("E0"), .text("E1")])
+            let cost = try await store.reported(.cost, by: [.provider], of: nil)
+            #expect(cost.columns == ["provider", "messages", "priced", "cost", "costPerMessage", "costPerDelivered"])
+            // The twenty that are delivered took 0.0075 each; those without a provider come first.
+            #expect(cost.rows.map { $0[1] } == [.count(20), .count(40)])
+            #expect(cost.rows[0].suffix(3) == [.share(0), .none, .none])
+            #expect(cost.rows[1].suffix(4) == [.count(20), .share(0.15), .share(0.0075), .share(0.0075)])
             let countries = try await store.reported(.delivery, by: [.country, .day], of: sms)
             #expect(countries.rows.first?.first == .text("+91"))
             #expect(countries.csv.hasPrefix("country,day,messages"))

@@ -90,7 +90,9 @@ struct Router: Sendable {
         guard indices.count > 1 else { return indices }
         switch rule.order {
         case .listed: break
-        case .cost: indices.sort { (traits[$0].cost, $0) < (traits[$1].cost, $1) }
+        case .cost:
+            let prices = traits.map { $0.price(to: message.to) }
+            indices.sort { (prices[$0], $0) < (prices[$1], $1) }
         case .weight:
             // Each provider draws a number that depends on the message; the weights bend it so that the shares come out.
             let draws = Dictionary(

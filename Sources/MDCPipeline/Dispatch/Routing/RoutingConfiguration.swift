@@ -37,19 +37,45 @@ public struct RoutingConfiguration: Sendable, Hashable {
 public struct ProviderTraits: Sendable, Hashable {
     /// Its share where providers are chosen by weight.
     public var weight: Double
-    /// What a message costs, in any one unit.
+    /// What a message, or one segment of a short message, costs, in any one unit; 0: not known.
     public var cost: Double
+    /// The same by the beginning of a phone number, such as `+91`; the longest that fits counts.
+    public var costs: [String: Double]
     /// The most sends per second; nil: as fast as it takes them.
     public var ratePerSecond: Double?
     /// The sender ids that it lets us use; empty: whatever the message says.
     public var senders: [String]
 
     /// Makes a value from its parts.
-    public init(weight: Double = 1, cost: Double = 0, ratePerSecond: Double? = nil, senders: [String] = []) {
+    public init(
+        weight: Double = 1,
+        cost: Double = 0,
+        costs: [String: Double] = [:],
+        ratePerSecond: Double? = nil,
+        senders: [String] = []
+    ) {
         self.weight = weight
         self.cost = cost
+        self.costs = costs
         self.ratePerSecond = ratePerSecond
         self.senders = senders
+    }
+}
+
+extension ProviderTraits {
+    /// The price of one message, or of one segment, to this recipient.
+    func price(to recipient: String) -> Double {
+        guard !costs.isEmpty else { return cost }
+        let fitting = costs.filter { recipient.hasPrefix($0.key) }
+        return fitting.max { $0.key.utf8.count < $1.key.utf8.count }?.value ?? cost
+    }
+
+    /// What an attempt costs, in millionths: a short message by its segments. nil: no price is set.
+    func charge(_ message: Message) -> Int64? {
+        let price = price(to: message.to)
+        guard price > 0 else { return nil }
+        let count = message.channel == .sms ? SMSSegments(message.content.text).count : 1
+        return Int64((price * Double(count) * 1_000_000).rounded())
     }
 }
 

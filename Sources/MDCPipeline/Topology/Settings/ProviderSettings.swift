@@ -83,6 +83,7 @@ public struct ProviderSettings: Sendable {
         traits = ProviderTraits(
             weight: try table.positive("weight", 1),
             cost: try table.positive("cost", 0),
+            costs: try Self.costs(name, &table),
             ratePerSecond: rate,
             senders: try table.list("senders")
         )
@@ -105,6 +106,20 @@ public struct ProviderSettings: Sendable {
             )
         }
         pull = try pullPlan(&table)
+    }
+
+    /// `costs = { "+91" = 0.02 }`.
+    private static func costs(_ name: String, _ table: inout SettingsTable) throws(PipelineError) -> [String: Double] {
+        let costs = try table.positives("costs")
+        for prefix in costs.keys {
+            guard prefix.first == "+", prefix.count > 1, prefix.dropFirst().allSatisfy(\.isNumber) else {
+                throw PipelineError(
+                    .configuration,
+                    "provider.\(name).costs: '\(prefix)' is no beginning of a phone number; write { \"+91\" = 0.02 }"
+                )
+            }
+        }
+        return costs
     }
 
     /// Its route at the callback listener, if it calls back. - Parameter publicURL: How it sees the listener.

@@ -95,6 +95,14 @@ struct SettingsTable {
         return rates
     }
 
+    /// A table of numbers from 0 on.
+    mutating func positives(_ key: String) throws(PipelineError) -> [String: Double] {
+        guard var inner = try optionalTable(key) else { return [:] }
+        var numbers: [String: Double] = [:]
+        for name in inner.table.keys { numbers[name] = try inner.positive(name, 0) }
+        return numbers
+    }
+
     /// A list of texts.
     mutating func list(_ key: String) throws(PipelineError) -> [String] {
         read.insert(key)
