@@ -66,7 +66,7 @@ struct StoreRebuildCommand: AsyncParsableCommand {
             let store = try MessageStore(location)
             defer { store.close() }
             try await store.reset()
-        } catch let error as PipelineError {
+        } catch {
             throw CommandError(error.description)
         }
         StandardOutput.write("emptied \(location.summary); the centre builds it again from mdc.events\n")
