@@ -52,7 +52,7 @@ class TopologyTest(unittest.TestCase):
         log = open(os.path.join(self.folder, "worker.log"), "a+")
         process = subprocess.Popen(
             [MDC, "topology", "run", path, "--bootstrap", self.broker.bootstrap, *options],
-            stdout=log, stderr=log, env={**os.environ, "PATH": VENV + ":" + os.environ["PATH"]})
+            stdout=log, stderr=log, env={**os.environ, "PATH": VENV + ":" + os.environ["PATH"], "TMPDIR": self.folder})
         self.running.append((process, log))
         return process
 
