@@ -57,10 +57,10 @@ extension PipelineBench {
                 logger: logger
             )
             try await sendAll(provider, scaled(2_000)) { Self.message(.sms, to: "+919876\(100_000 + $0)", $0) }
-            try await waitUntil("receipts") { joined.count == scaled(2_000) }
+            try await waitUntil("receipts: \(joined.description)") { joined.count == scaled(2_000) }
             let (count, start) = (scaled(50_000), Moment(brokerPID))
             try await sendAll(provider, count) { Self.message(.sms, to: "+919876\(100_000 + $0)", $0) }
-            try await waitUntil("receipts") { joined.count == scaled(2_000) + count }
+            try await waitUntil("receipts: \(joined.description)") { joined.count == scaled(2_000) + count }
             rate("smpp_with_receipts", count, of: "messages", since: start)
             await provider.shutdown()
             try await producer.close()
@@ -123,13 +123,17 @@ extension PipelineBench {
 /// Counts the receipts that name their message.
 private final class JoinedReceipts: ReceiptSink {
     private let sink: ProducerReceiptSink
-    private let joined = Mutex(0)
+    private let joined = Mutex((named: 0, all: 0))
     init(_ sink: ProducerReceiptSink) { self.sink = sink }
 
-    var count: Int { joined.withLock { $0 } }
+    var count: Int { joined.withLock { $0.named } }
+    var description: String { joined.withLock { "\($0.all) receipts, \($0.named) of them name their message" } }
 
     func append(_ receipts: [ProviderReceipt]) async throws {
         try await sink.append(receipts)
-        joined.withLock { $0 += receipts.count { $0.reference != nil } }
+        joined.withLock { counts in
+            counts.named += receipts.count { $0.reference != nil }
+            counts.all += receipts.count
+        }
     }
 }

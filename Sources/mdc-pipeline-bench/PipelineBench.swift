@@ -82,10 +82,10 @@ struct PipelineBench: Sendable {
         guard accepted == count else { throw BenchError("\(provider.name) accepted \(accepted) of \(count) messages") }
     }
 
-    func waitUntil(_ what: String, seconds: Double = 120, _ condition: () async throws -> Bool) async throws {
+    func waitUntil(_ what: @autoclosure () -> String, seconds: Double = 120, _ condition: () async throws -> Bool) async throws {
         let deadline = Moment.now + seconds
         while try await !condition() {
-            guard Moment.now < deadline else { throw BenchError("waited \(seconds) s for \(what)") }
+            guard Moment.now < deadline else { throw BenchError("waited \(seconds) s for \(what())") }
             try await Task.sleep(for: .milliseconds(5))
         }
     }
