@@ -18,11 +18,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { buffer_size = 1 << 20 };
+enum { buffer_size = 1 << 20, receipts_at_once = 500, waiting_max = 1 << 20 };
 
 struct connection {
     int socket;
     int in_mail;
+    // Receipts: how many are not answered, and those that wait, in a ring.
+    uint32_t unanswered, first, last;
+    uint32_t *waiting;
     size_t in_used, out_used;
     char in[buffer_size], out[buffer_size];
 };
@@ -56,8 +59,9 @@ static uint32_t word(const char *bytes) {
     return ntohl(value);
 }
 
-static void put_receipt(struct connection *c, const char *id) {
-    static uint32_t sequence = 0;
+static void put_receipt(struct connection *c, uint32_t number) {
+    char id[24];
+    snprintf(id, sizeof id, "%u", number);
     char text[200], body[300];
     int length = snprintf(text, sizeof text,
                           "id:%s sub:001 dlvrd:001 submit date:2601010000 done date:2601010000 stat:DELIVRD err:000 text:",
@@ -68,11 +72,28 @@ static void put_receipt(struct connection *c, const char *id) {
     memcpy(body, before, used);
     body[used++] = (char)length;
     memcpy(body + used, text, length);
-    put_pdu(c, 5, ++sequence, body, used + length);
+    put_pdu(c, 5, number, body, used + length);
+}
+
+// As an SMSC does: so many at once, and what was not taken comes again.
+static void queue_receipt(struct connection *c, uint32_t number) {
+    if (!c->waiting && !(c->waiting = calloc(waiting_max, sizeof *c->waiting))) fail("sinks: memory");
+    if (c->last - c->first == waiting_max) {
+        fprintf(stderr, "sinks: the receipts are not taken\n");
+        exit(1);
+    }
+    c->waiting[c->last++ % waiting_max] = number;
+}
+
+static void put_receipts(struct connection *c) {
+    while (c->first != c->last && c->unanswered < receipts_at_once && c->out_used < buffer_size / 2) {
+        put_receipt(c, c->waiting[c->first++ % waiting_max]);
+        c->unanswered++;
+    }
 }
 
 static size_t smpp(struct connection *c) {
-    static uint64_t last = 0;
+    static uint32_t last = 0;
     size_t taken = 0;
     while (c->in_used - taken >= 16) {
         const char *unit = c->in + taken;
@@ -82,15 +103,19 @@ static size_t smpp(struct connection *c) {
         taken += length;
         if (command == 4) {
             char id[24];
-            snprintf(id, sizeof id, "%llu", (unsigned long long)++last);
+            snprintf(id, sizeof id, "%u", ++last);
             put_pdu(c, 0x80000004, sequence, id, strlen(id) + 1);
-            put_receipt(c, id);
+            queue_receipt(c, last);
+        } else if (command == 0x80000005) {
+            c->unanswered--;
+            if (word(unit + 8)) queue_receipt(c, sequence);
         } else if (command == 1 || command == 2 || command == 9) {
             put_pdu(c, command | 0x80000000, sequence, "sink", 5);
         } else if (!(command & 0x80000000)) {
             put_pdu(c, command | 0x80000000, sequence, "", 0);
         }
     }
+    put_receipts(c);
     return taken;
 }
 
@@ -210,6 +235,7 @@ int main(int argc, char **argv) {
                 if (got <= 0) {
                     if (got < 0 && errno == EAGAIN) continue;
                     close(c->socket);
+                    free(c->waiting);
                     free(c);
                     continue;
                 }
