@@ -30,8 +30,8 @@ import Testing
     }
 
     /// As above, of longer sequences: syncs that failed at a start, a start of the log that one file knew, reserved space in
-    /// segments before the log's start, aborts and footers that came back after a truncation, a segment that came back after a reset,
-    /// the rest of a failed append in a sealed segment, a snapshot that lost its content.
+    /// segments before the log's start, aborts and footers that came back after a truncation, a segment that came back after a
+    /// reset, the rest of a failed append in a sealed segment, a snapshot that lost its content.
     @Test(arguments: [
         3_002_872, 3_000_124, 3_000_788, 3_001_793, 3_002_303, 3_003_840, 3_004_496, 3_004_625, 3_005_369, 6_001_957,
         6_008_007, 6_008_231,
