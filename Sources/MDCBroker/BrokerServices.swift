@@ -185,8 +185,9 @@ final class BrokerInternalTopics: InternalTopicAccess {
     private let metadata: MetadataStore
     private let partitions: PartitionRegistry
     private let controller: Controller
-    private let timers: HeapTimerService
-    private let blocking: NIOThreadPool
+    private let timers: any TimerService
+    private let blocking: any WorkQueue
+    private let environment: NodeEnvironment
     let address: Mutex<HostPort>
     private let cachedImage = Mutex<GroupTopicImage>(GroupTopicImage(version: .max))
 
@@ -195,9 +196,10 @@ final class BrokerInternalTopics: InternalTopicAccess {
         metadata: MetadataStore,
         partitions: PartitionRegistry,
         controller: Controller,
-        timers: HeapTimerService,
-        blocking: NIOThreadPool,
-        address: HostPort
+        timers: any TimerService,
+        blocking: any WorkQueue,
+        address: HostPort,
+        environment: NodeEnvironment = .system
     ) {
         self.configuration = configuration
         self.metadata = metadata
@@ -206,6 +208,7 @@ final class BrokerInternalTopics: InternalTopicAccess {
         self.timers = timers
         self.blocking = blocking
         self.address = Mutex(address)
+        self.environment = environment
     }
 
     func partitionCount(of topic: InternalTopic) -> Int32? {
@@ -272,7 +275,7 @@ final class BrokerInternalTopics: InternalTopicAccess {
     ) throws(CoordinatorStorageError) -> Offset {
         let partition = try find(topic, partition)
         do throws(LogError) {
-            return try partition.append(batch, as: .coordinator, now: Timestamp(mdc_wall_clock_ms())).lastOffset + 1
+            return try partition.append(batch, as: .coordinator, now: environment.wall()).lastOffset + 1
         } catch {
             throw Self.translate(error)
         }
@@ -345,8 +348,8 @@ final class BrokerInternalTopics: InternalTopicAccess {
 
     func now() -> CoordinatorTime {
         CoordinatorTime(
-            monotonic: Int64(mdc_monotonic_ns() / 1_000_000),
-            wall: Timestamp(mdc_wall_clock_ms())
+            monotonic: environment.monotonic(),
+            wall: environment.wall()
         )
     }
 

@@ -25,6 +25,26 @@ package struct PlantedLogBugs: OptionSet, Sendable, Hashable {
     package static let removalIsNotFinished = PlantedLogBugs(rawValue: 128)
     /// Files of the log's beginning are removed before the new start is on disk.
     package static let removalBeforeCheckpoint = PlantedLogBugs(rawValue: 256)
+    /// Batches of an aborted transaction are taken for the first try of what has their sequence numbers later.
+    package static let abortsAreRemembered = PlantedLogBugs(rawValue: 512)
+    /// Compaction takes records of open transactions for committed ones.
+    package static let compactsUndecided = PlantedLogBugs(rawValue: 1024)
+    /// Compaction takes records of aborted transactions for committed ones.
+    package static let compactsAborted = PlantedLogBugs(rawValue: 2048)
+
+    #if DEBUG
+        /// What is planted in state machines that know no configuration, in everything that runs under it.
+        @TaskLocal package static var inForce: PlantedLogBugs = []
+    #endif
+
+    /// Whether a simulation has planted it there; never in a release build.
+    @inline(__always) var isInForce: Bool {
+        #if DEBUG
+            return Self.inForce.contains(self)
+        #else
+            return false
+        #endif
+    }
 }
 
 extension LogEnvironment {

@@ -229,7 +229,9 @@ final class ShardRuntime<Shard: CoordinatorShard>: Sendable {
 
     /// Lets something go: now, or when what was appended before is committed.
     private func put(_ release: Release, waits: Bool, _ state: inout State, _ followUp: inout FollowUp) {
-        if waits && state.committedEnd < state.appendedEnd {
+        if waits, state.committedEnd < state.appendedEnd,
+            !PlantedReplicationBugs.planted.contains(.answersBeforeCommit)
+        {
             state.waiting.append((state.appendedEnd, release))
         } else {
             Self.letGo(release, &followUp)
@@ -406,7 +408,7 @@ final class ShardRuntime<Shard: CoordinatorShard>: Sendable {
         let now = access.now()
         var shard = make(now)
         let end = try access.endOffset(of: Shard.topic, partition: partition)
-        var offset: Offset? = 0
+        var offset: Offset? = PlantedReplicationBugs.planted.contains(.coordinatorsForget) ? nil : 0
         var records = 0
         while let from = offset, from < end {
             let part = try access.read(Shard.topic, partition: partition, from: from)

@@ -170,52 +170,111 @@ struct OffsetForLeaderEpochHandler: Sendable {
     }
 }
 
-/// DeleteRecords, versions 0–2.
+/// DeleteRecords, versions 0–2. Answered when all replicas in sync begin there too: else the log's start would go back with the
+/// next leader.
 struct DeleteRecordsHandler: Sendable {
+    typealias Result = DeleteRecordsResponse.DeleteRecordsPartitionResult
     let services: BrokerServices
+
+    private static let milliseconds: @Sendable () -> Int64 = NodeEnvironment.system.monotonic
 
     func handle(_ request: DeleteRecordsRequest, _ context: RequestContext) {
         services.blocking.submit { _ in
-            var response = DeleteRecordsResponse()
-            for topic in request.topics {
-                response.topics.append(
-                    .init(name: topic.name, partitions: topic.partitions.map { self.delete(topic.name, $0) })
-                )
+            let work = request.topics.flatMap { topic in topic.partitions.map { (topic.name, $0) } }
+            let results = ResultsInOrder<Result>(work.count) { results in
+                var response = DeleteRecordsResponse()
+                var next = 0
+                for topic in request.topics {
+                    let end = next + topic.partitions.count
+                    response.topics.append(.init(name: topic.name, partitions: Array(results[next..<end])))
+                    next = end
+                }
+                context.respond(response)
             }
-            context.respond(response)
+            for (index, (topic, asked)) in work.enumerated() {
+                delete(topic, asked, within: Int64(request.timeoutMs)) { results.put($0, at: index) }
+            }
+            if work.isEmpty { results.finishEmpty() }
         }
     }
 
     private func delete(
         _ topic: String,
-        _ asked: DeleteRecordsRequest.DeleteRecordsPartition
-    ) -> DeleteRecordsResponse.DeleteRecordsPartitionResult {
-        var result = DeleteRecordsResponse.DeleteRecordsPartitionResult(
-            partitionIndex: asked.partitionIndex,
-            lowWatermark: -1
-        )
-        do {
-            let partition = try services.find(topic, asked.partitionIndex).get()
-            if partition.isInternal || !partition.log.settings.cleanupPolicy.contains(.delete) {
-                throw Refusal(
-                    code: .policyViolation,
-                    message: "records of a compacted or internal topic are not deleted"
-                )
-            }
-            let end = partition.highWatermark
-            let offset = asked.offset == -1 ? end : Offset(asked.offset)
-            guard offset >= 0, offset <= end else {
-                throw Refusal(code: .offsetOutOfRange, message: "the offset lies beyond the high watermark")
-            }
-            try partition.log.deleteRecords(before: offset)
-            result.lowWatermark = partition.log.logStartOffset.rawValue
-        } catch let error as Refusal {
-            result.errorCode = error.code.rawValue
-        } catch let error as LogError {
-            result.errorCode = error.kafkaError.rawValue
-        } catch {
-            result.errorCode = ErrorCode.unknownServerError.rawValue
+        _ asked: DeleteRecordsRequest.DeleteRecordsPartition,
+        within milliseconds: Int64,
+        _ done: @escaping @Sendable (Result) -> Void
+    ) {
+        let answer: @Sendable (ErrorCode, Int64) -> Void = {
+            done(Result(partitionIndex: asked.partitionIndex, lowWatermark: $1, errorCode: $0.rawValue))
         }
-        return result
+        do throws(Refusal) {
+            let partition = try services.find(topic, asked.partitionIndex).get()
+            RecordDeletion(
+                partition: partition,
+                timers: services.timers,
+                deadline: Self.milliseconds() + milliseconds,
+                now: Self.milliseconds
+            )
+            .run(before: asked.offset) { result in
+                switch result {
+                case .success(let start): answer(.none, start.rawValue)
+                case .failure(let refusal): answer(refusal.code, -1)
+                }
+            }
+        } catch {
+            answer(error.code, -1)
+        }
+    }
+}
+
+/// Lets go of a partition's first records, on all its replicas in sync.
+struct RecordDeletion: Sendable {
+    let partition: Partition
+    let timers: any TimerService
+    /// Milliseconds of `now`.
+    let deadline: Int64
+    let now: @Sendable () -> Int64
+
+    /// How often it is looked whether the followers have done it.
+    private static let pause: Int64 = 10
+
+    /// Deletes what is before `asked` (-1: all that is committed); `done` gets the log's new start. May block.
+    func run(before asked: Int64, _ done: @escaping @Sendable (Result<Offset, Refusal>) -> Void) {
+        if partition.isInternal || !partition.log.settings.cleanupPolicy.contains(.delete) {
+            return done(
+                .failure(
+                    Refusal(
+                        code: .policyViolation,
+                        message: "records of a compacted or internal topic are not deleted"
+                    )
+                )
+            )
+        }
+        let end = partition.highWatermark
+        let offset = asked == -1 ? end : Offset(asked)
+        guard offset >= 0, offset <= end else {
+            return done(
+                .failure(
+                    Refusal(code: .offsetOutOfRange, message: "the offset lies beyond the high watermark")
+                )
+            )
+        }
+        do throws(LogError) {
+            try partition.log.deleteRecords(before: offset)
+        } catch {
+            return done(.failure(Refusal(code: error.kafkaError, message: error.message)))
+        }
+        wait(offset, done)
+    }
+
+    private func wait(_ offset: Offset, _ done: @escaping @Sendable (Result<Offset, Refusal>) -> Void) {
+        if partition.isDeleted {
+            return done(.failure(Refusal(code: .notLeaderOrFollower, message: "another node leads now")))
+        }
+        if partition.startsEverywhere(at: offset) { return done(.success(partition.log.logStartOffset)) }
+        guard now() < deadline else {
+            return done(.failure(Refusal(code: .requestTimedOut, message: "replicas have not done it yet; try again")))
+        }
+        _ = timers.schedule(after: .milliseconds(Self.pause)) { wait(offset, done) }
     }
 }

@@ -73,26 +73,26 @@ final class BrokerLifecycle: Sendable {
 
     /// Has others lead what this node leads, if there are others. Takes at most two seconds.
     func leave() async {
+        await withCheckedContinuation { next in leave { next.resume() } }
+    }
+
+    /// The same; `done` is called once, from any thread.
+    func leave(_ done: @escaping @Sendable () -> Void) {
         let epoch = stop()
         let node = controller.live.started.nodeID
         guard epoch >= 0, controller.metadata.image.brokers.values.contains(where: { $0.id != node && !$0.isFenced })
-        else { return }
-        let deadline = now() + 2_000
-        // Not `Task.sleep`: the task may be cancelled by now.
-        await Task.detached {
-            while self.now() < deadline {
-                let answer = await self.ask(.heartbeat(id: node, epoch: epoch, isReady: false, isLeaving: true))
-                if case .done(let index, _) = answer {
-                    await withCheckedContinuation { next in self.controller.whenCarriedOut(index) { next.resume() } }
-                    return
-                }
-                try? await Task.sleep(for: .milliseconds(50))
-            }
-        }.value
+        else { return done() }
+        sayGoodbye(node, epoch, deadline: now() + 2_000, done)
     }
 
-    private func ask(_ change: ControllerChange) async -> QuorumAnswer {
-        await withCheckedContinuation { next in controller.quorum.submit(change) { next.resume(returning: $0) } }
+    private func sayGoodbye(_ node: Int32, _ epoch: Int64, deadline: Int64, _ done: @escaping @Sendable () -> Void) {
+        guard now() < deadline else { return done() }
+        controller.quorum.submit(.heartbeat(id: node, epoch: epoch, isReady: false, isLeaving: true)) { answer in
+            if case .done(let index, _) = answer { return self.controller.whenCarriedOut(index, done) }
+            _ = self.timers.schedule(after: .milliseconds(50)) {
+                self.sayGoodbye(node, epoch, deadline: deadline, done)
+            }
+        }
     }
 
     /// No more signs of life; tells the epoch of this run.

@@ -53,9 +53,11 @@ extension Controller {
             }
         }
         if delta.records == nil { deleted = Set(registry.topicIDs.filter { delta.image.topic($0) == nil }) }
-        for id in deleted { remove(id) }
+        // In an order that does not depend on the process: what happens can be repeated in a simulation.
+        for id in deleted.sorted() { remove(id) }
         var failures: [TopicID: LogError] = [:]
-        for topic in isEverything ? Array(delta.image.topics.values) : touched.compactMap(delta.image.topic) {
+        let topics = isEverything ? Array(delta.image.topics.values) : touched.compactMap(delta.image.topic)
+        for topic in topics.sorted(by: { $0.id < $1.id }) {
             do throws(LogError) {
                 // What was made in this run is in no folder yet, not even in one that cannot be listed.
                 try serve(topic, isNew: !all && created.contains(topic.id))

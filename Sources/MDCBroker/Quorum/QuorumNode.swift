@@ -141,22 +141,27 @@ final class QuorumNode: @unchecked Sendable {
 
     /// Hands over where this node leads, and takes no part any more.
     func stop() async {
-        try? await eventLoop.submit {
-            if self.node.status.softState.role == .leader, let best = self.bestPeer() {
-                try? self.node.transferLeadership(to: best)
-                self.pump()
-            }
-        }.get()
+        try? await eventLoop.submit { self.handOver() }.get()
         // The order to campaign is on its way; nothing depends on its arrival.
         if live.started.isClustered {
             try? await eventLoop.scheduleTask(in: .milliseconds(50)) {}.futureResult.get()
         }
-        try? await eventLoop.submit {
-            self.isStopped = true
-            self.ticker?.cancel()
-            self.loseLeadership()
-            self.transport.close()
-        }.get()
+        try? await eventLoop.submit { self.takeNoPart() }.get()
+    }
+
+    /// Has another node campaign, where this one leads; on the event loop.
+    func handOver() {
+        guard node.status.softState.role == .leader, let best = bestPeer() else { return }
+        try? node.transferLeadership(to: best)
+        pump()
+    }
+
+    /// Ends; on the event loop.
+    func takeNoPart() {
+        isStopped = true
+        ticker?.cancel()
+        loseLeadership()
+        transport.close()
     }
 
     private func bestPeer() -> RaftReplica? {

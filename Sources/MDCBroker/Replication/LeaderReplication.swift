@@ -63,6 +63,15 @@ final class LeaderReplication: Sendable {
     /// Whether the controller has committed that a node is in sync.
     func isInSync(_ node: Int32) -> Bool { state.withLock { $0.replica.inSync.contains(node) } }
 
+    /// Whether the logs of all followers in sync, or about to be, begin at `offset` or later.
+    func startsEverywhere(at offset: Offset) -> Bool {
+        state.withLock { state in
+            let replica = state.replica
+            let members = Set(replica.inSync + (replica.pending?.inSync.map(\.node) ?? []))
+            return members.allSatisfy { $0 == replica.node || (replica.followers[$0]?.logStart ?? -1) >= offset }
+        }
+    }
+
     static func now() -> Int64 { Int64(mdc_monotonic_ns() / 1_000_000) }
 
     // MARK: Events

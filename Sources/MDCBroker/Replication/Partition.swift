@@ -127,6 +127,11 @@ final class Partition: Sendable {
     /// Whether the high watermark has come as far as any leader before may have told clients (KIP-207).
     var isHighWatermarkKnown: Bool { replication?.isHighWatermarkKnown ?? true }
 
+    /// Whether the logs of all replicas in sync begin at `offset` or later, as far as this leader has heard.
+    func startsEverywhere(at offset: Offset) -> Bool {
+        log.logStartOffset >= offset && (sharedReplication?.startsEverywhere(at: offset) ?? true)
+    }
+
     // MARK: Waiting
 
     /// Notes a waiter, who must look again afterwards: an advance in between is not announced.

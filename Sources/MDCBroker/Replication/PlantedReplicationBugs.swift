@@ -43,6 +43,12 @@ struct PlantedReplicationBugs: OptionSet, Sendable, Hashable {
     static let acknowledgesBeforeCommit = PlantedReplicationBugs(rawValue: 1 << 16)
     /// A move to other nodes ends before the new ones are in sync (trap 15).
     static let endsMovesEarly = PlantedReplicationBugs(rawValue: 1 << 17)
+    /// A coordinator answers before what it answers is committed (trap 8).
+    static let answersBeforeCommit = PlantedReplicationBugs(rawValue: 1 << 18)
+    /// A write that was admitted to a transaction is done, though the transaction has ended meanwhile (trap 9).
+    static let ticketsStayValid = PlantedReplicationBugs(rawValue: 1 << 19)
+    /// Whoever leads a partition of transactions begins with nothing, instead of with what the log has (trap 8).
+    static let coordinatorsForget = PlantedReplicationBugs(rawValue: 1 << 20)
 
     #if DEBUG
         /// What is planted in everything that runs under it.

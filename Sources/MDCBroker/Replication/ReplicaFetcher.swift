@@ -368,8 +368,27 @@ final class ReplicaFetcher: @unchecked Sendable {
             }
             sync(key, upTo: result.lastOffset + 1)
         } catch {
+            if error.code == .unexpectedOffset, beginWithin(records, key, entry) { return }
             pause(key, entry, "\(error)")
         }
+    }
+
+    /// The leader's log starts within a batch, since records were deleted: an empty log begins with that batch, as the leader's
+    /// does.
+    private func beginWithin(_ records: ByteBuffer, _ key: Key, _ entry: Entry) -> Bool {
+        var batches = RecordBatchIterator(records)
+        guard entry.log.logEndOffset == entry.log.logStartOffset, let first = try? batches.next()?.header,
+            first.baseOffset < entry.log.logEndOffset, first.lastOffset >= entry.log.logEndOffset
+        else { return false }
+        let now = environment.wall()
+        change(key, entry, "begun anew at \(first.baseOffset), with a batch", syncs: true) {
+            log,
+            epoch throws(LogError) in
+            try log.reset(to: first.baseOffset, following: epoch)
+            log.updateHighWatermark(first.baseOffset)
+            _ = try log.append(records, as: .replica, leaderEpoch: epoch, now: now)
+        }
+        return true
     }
 
     /// The next fetch waits until everything before `end` is on disk.
@@ -438,6 +457,7 @@ final class ReplicaFetcher: @unchecked Sendable {
         _ key: Key,
         _ entry: Entry,
         _ what: String,
+        syncs: Bool = false,
         _ body: @escaping @Sendable (PartitionLog, LeaderEpoch) throws(LogError) -> Void
     ) {
         logger.info("a replica is \(what)", metadata: ["partition": "\(entry.log.topicPartition)"])
@@ -456,6 +476,7 @@ final class ReplicaFetcher: @unchecked Sendable {
             self.eventLoop.execute {
                 guard let entry = self.entries[key], entry.follower.leaderEpoch == epoch else { return }
                 if let failure { return self.pause(key, entry, "\(failure)") }
+                if syncs { return self.sync(key, upTo: log.logEndOffset) }
                 self.entries[key]?.phase = .ready
                 self.becameReady()
             }

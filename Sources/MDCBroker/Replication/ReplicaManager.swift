@@ -178,11 +178,26 @@ final class ReplicaManager: ReplicaApplying {
 
     private func tick() {
         var failed: [Partition] = []
-        for partition in registry.all {
+        for partition in registry.all.sorted(by: {
+            ($0.topicID, $0.topicPartition.partition) < ($1.topicID, $1.topicPartition.partition)
+        }) {
             partition.replication?.tick()
-            if partition.log.isFolderOffline { failed.append(partition) }
+            if partition.log.isFolderOffline || !partition.log.damage.isEmpty { failed.append(partition) }
         }
         resign(failed)
+        rebuildDamaged()
+    }
+
+    /// What scrubbing has found damaged is copied anew from the leader.
+    private func rebuildDamaged() {
+        let damaged = state.withLock { state in
+            state.replicas.filter { key, replica in
+                guard case .follower = replica.role, !state.differing.contains(key) else { return false }
+                return !replica.log.damage.isEmpty
+            }
+            .keys.sorted { ($0.topicID, $0.index) < ($1.topicID, $1.index) }
+        }
+        for key in damaged { blocking.submit { [weak self] _ in self?.rebuild(key) } }
     }
 
     // MARK: Failed data folders
@@ -206,11 +221,11 @@ final class ReplicaManager: ReplicaApplying {
             }
             let due = state.resigning.filter { !$0.value.isAsked && $0.value.state.isr.contains { $0 != node } }
             for key in due.keys { state.resigning[key]?.isAsked = true }
-            return Array(due)
+            return due.sorted { $0.key < $1.key }
         }
         for (key, resignation) in due {
             logger.error(
-                "the data folder of a partition has failed; another replica is to lead it",
+                "the log of a partition is damaged, or its data folder has failed; another replica is to lead it",
                 metadata: ["partition": "\(resignation.topicPartition)"]
             )
             proposing.alterPartition(
@@ -343,7 +358,7 @@ final class ReplicaManager: ReplicaApplying {
             for key in gone.keys { state.replicas[key] = nil }
             return gone
         }
-        for (key, replica) in gone { drop(key, replica, nil) }
+        for (key, replica) in gone.sorted(by: { $0.key < $1.key }) { drop(key, replica, nil) }
         _ = registry.remove(id: topicID)
     }
 

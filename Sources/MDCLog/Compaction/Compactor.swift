@@ -32,10 +32,12 @@ struct Compactor {
 
     /// Decides what can be compacted and whether it is due; nil where nothing can be.
     static func plan(_ log: PartitionLog, settings: LogSettings, now: Timestamp) throws(LogError) -> Plan? {
+        let takesAll = log.environment.has(.compactsUndecided)
         let (segments, start, limit, cleaned, isDamaged) = log.published.withLock { state in
-            (
-                // A marker that a crash could take back decides nothing yet.
-                state.segments, state.logStart, state.lastStable(below: min(state.committed, state.synced)),
+            // A marker that a crash could take back decides nothing yet.
+            let decided = min(state.committed, state.synced)
+            return (
+                state.segments, state.logStart, takesAll ? decided : state.lastStable(below: decided),
                 state.cleanedTo,
                 !state.damage.isEmpty
             )
@@ -82,9 +84,10 @@ struct Compactor {
     /// Compacts what the plan says; returns false where it was stopped or had to give way.
     func run(_ plan: Plan) throws(LogError) -> Bool {
         // An abort that a crash could take back decides nothing yet.
+        let seesNone = log.environment.has(.compactsAborted)
         let aborted = log.published.withLock { state in
             let limit = min(state.committed, state.synced)
-            return state.aborted.filter { $0.lastOffset < limit }
+            return seesNone ? [] : state.aborted.filter { $0.lastOffset < limit }
         }
         guard let table = try buildTable(plan, aborted) else { return false }
         var filter = TransactionFilter(aborted: aborted)

@@ -205,7 +205,7 @@ struct ProducerTable: Sendable, Equatable {
         entry.coordinatorEpoch = coordinatorEpoch
         entry.lastTimestamp = timestamp
         entry.lastUsed = now
-        if !isCommit { entry.duplicatesFrom = offset }
+        if !isCommit, !PlantedLogBugs.abortsAreRemembered.isInForce { entry.duplicatesFrom = offset }
         entries[producerID] = entry
         guard let first else { return nil }
         open.removeAll { $0.producerID == producerID }

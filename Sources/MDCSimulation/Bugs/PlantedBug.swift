@@ -53,6 +53,10 @@ public enum PlantedBug: String, Sendable, CaseIterable {
     case removalBeforeCheckpoint
     /// Leftovers of segments before the log's start are taken for a part of the log.
     case removalIsNotFinished
+    /// Compaction takes records of open transactions for committed ones.
+    case compactsUndecided
+    /// Compaction takes records of aborted transactions for committed ones.
+    case compactsAborted
 
     /// Those that are wrong behaviours of the engine itself.
     var inEngine: PlantedLogBugs {
@@ -66,6 +70,8 @@ public enum PlantedBug: String, Sendable, CaseIterable {
         case .checkpointsAreMixed: .checkpointsAreMixed
         case .removalIsNotFinished: .removalIsNotFinished
         case .removalBeforeCheckpoint: .removalBeforeCheckpoint
+        case .compactsUndecided: .compactsUndecided
+        case .compactsAborted: .compactsAborted
         default: []
         }
     }

@@ -32,7 +32,7 @@
             var run: UInt64
         }
 
-        private struct History {
+        private final class History {
             /// Every batch that was ever seen on a replica, by first offset and leader epoch.
             var written: [Place: Written] = [:]
             var acknowledged: [Int64: Acknowledged] = [:]
@@ -41,6 +41,14 @@
             var leaders: [Int32: Run] = [:]
             /// The newest epoch in which a node began to lead.
             var newestEpoch: Int32 = -1
+            /// Where each value was acknowledged.
+            var places: [String: Int64] = [:]
+            /// Where the log may begin, by what clients have asked for, and must, by what was answered.
+            var mayStart: Int64 = 0
+            var mustStart: Int64 = 0
+            /// The furthest ends that clients were told.
+            var end: Int64 = 0
+            var stable: Int64 = 0
         }
 
         private struct Key: Hashable {
@@ -49,6 +57,8 @@
         }
 
         private var histories: [Key: History] = [:]
+        /// The topic that each value was sent to: one that has its name is another one.
+        private var topics: [String: TopicID] = [:]
         /// What the quorum has committed, by index.
         private var committed: [RaftIndex: (epoch: RaftEpoch, payload: RaftEntry.Payload)] = [:]
         private var committedEnd: RaftIndex = 0
@@ -57,9 +67,17 @@
         private var compared: [Int32: (run: UInt64, index: RaftIndex)] = [:]
         private var epochs: [Int32: [Key: (leader: Int32, partition: Int32)]] = [:]
         private var lastRun: [Int32: UInt64] = [:]
+        var ledger = ClusterLedger()
         private(set) var acknowledgedCount = 0
         private(set) var readCount = 0
         var metadataCount: Int { Int(committedEnd) }
+
+        private mutating func history(_ key: Key) -> History {
+            if let known = histories[key] { return known }
+            let new = History()
+            histories[key] = new
+            return new
+        }
 
         // MARK: Metadata
 
@@ -123,6 +141,61 @@
 
         // MARK: Records
 
+        /// A producer sends values.
+        mutating func sent(_ values: [String], to topic: TopicID) throws(Wrong) {
+            for value in values {
+                if let other = topics[value], other != topic { throw Wrong("'\(value)' is sent to two topics") }
+                topics[value] = topic
+            }
+        }
+
+        private func checkTopic(_ value: String, _ topic: TopicID, _ what: @autoclosure () -> String) throws(Wrong) {
+            guard let sent = topics[value], sent != topic else { return }
+            throw Wrong("\(what()) has '\(value)', which was written to a topic of its name that was deleted")
+        }
+
+        /// A client asks for the records before `offset` to be deleted.
+        mutating func deletes(_ topic: TopicID, _ partition: Int32, before offset: Int64) {
+            let key = Key(topic: topic, partition: partition)
+            history(key).mayStart = max(mayStart(topic, partition), offset)
+        }
+
+        /// It was told that they are.
+        mutating func deleted(_ topic: TopicID, _ partition: Int32, before offset: Int64) {
+            let key = Key(topic: topic, partition: partition)
+            history(key).mustStart = max(history(key).mustStart, offset)
+        }
+
+        /// Up to where a partition may begin.
+        func mayStart(_ topic: TopicID, _ partition: Int32) -> Int64 {
+            histories[Key(topic: topic, partition: partition)]?.mayStart ?? 0
+        }
+
+        /// A client is told where a partition begins and ends.
+        mutating func told(_ ends: ClusterEnds, _ topic: TopicID, _ partition: Int32, by node: ClusterNode)
+            throws(Wrong)
+        {
+            let history = history(Key(topic: topic, partition: partition))
+            // A leader of the past may tell of the past.
+            guard ends.leaderEpoch >= history.newestEpoch else { return }
+            let who = "node \(node.id), which leads partition \(partition) in epoch \(ends.leaderEpoch),"
+            guard ends.start >= history.mustStart else {
+                throw Wrong("\(who) begins at \(ends.start); records before \(history.mustStart) were deleted")
+            }
+            guard ends.start <= history.mayStart else {
+                throw Wrong("\(who) begins at \(ends.start); only records before \(history.mayStart) may be deleted")
+            }
+            if let end = ends.end, let stable = ends.stable {
+                guard end >= history.end else {
+                    throw Wrong("\(who) tells the end \(end), it was \(history.end) before")
+                }
+                guard stable >= history.stable else {
+                    throw Wrong("\(who) tells the stable end \(stable), it was \(history.stable) before")
+                }
+                (history.end, history.stable) = (end, stable)
+            }
+        }
+
         /// A node acknowledges a batch.
         mutating func acknowledged(
             _ node: ClusterNode,
@@ -132,8 +205,7 @@
             values: [String],
             leaderEpoch: Int32
         ) throws(Wrong) {
-            var history = histories[Key(topic: topic, partition: partition)] ?? History()
-            defer { histories[Key(topic: topic, partition: partition)] = history }
+            let history = history(Key(topic: topic, partition: partition))
             let run = Run(node: node.id, run: node.run)
             if let other = history.leaders[leaderEpoch], other != run {
                 throw Wrong(
@@ -149,6 +221,12 @@
                         "'\(before.value)' and '\(value)' were both acknowledged at offset \(place) of partition \(partition)"
                     )
                 }
+                if let other = history.places[value], other != place {
+                    throw Wrong(
+                        "'\(value)' was acknowledged at offsets \(other) and \(place) of partition \(partition)"
+                    )
+                }
+                history.places[value] = place
                 if history.acknowledged[place] == nil { acknowledgedCount += 1 }
                 history.acknowledged[place] = Acknowledged(value: value, leaderEpoch: leaderEpoch)
             }
@@ -158,6 +236,7 @@
         mutating func read(_ topic: TopicID, _ partition: Int32, offset: Int64, value: String) throws(Wrong) {
             let key = Key(topic: topic, partition: partition)
             readCount += 1
+            try checkTopic(value, topic, "a consumer of partition \(partition)")
             if let before = histories[key]?.read[offset] {
                 guard before == value else {
                     throw Wrong(
@@ -166,7 +245,7 @@
                 }
                 return
             }
-            histories[key, default: History()].read[offset] = value
+            history(key).read[offset] = value
         }
 
         /// Looks at what a replica has from `offset` on: no two batches were ever at one offset in one epoch.
@@ -185,7 +264,7 @@
                         )
                     }
                 } else {
-                    histories[key, default: History()].written[place] = Written(
+                    history(key).written[place] = Written(
                         checksum: batch.header.crc,
                         node: node.id
                     )
@@ -199,7 +278,7 @@
         {
             let key = Key(topic: log.topicID, partition: partition)
             let newest = histories[key]?.newestEpoch ?? -1
-            histories[key, default: History()].newestEpoch = max(newest, epoch)
+            history(key).newestEpoch = max(newest, epoch)
             // An old leadership, heard of late, makes no leader of anything.
             guard epoch >= newest else { return }
             try checkHas(node, log, partition, "which leads in epoch \(epoch),")
@@ -209,7 +288,14 @@
             guard let history = histories[Key(topic: log.topicID, partition: partition)], !history.acknowledged.isEmpty
             else { return }
             let values = try Self.values(log)
-            for (offset, record) in history.acknowledged.sorted(by: { $0.key < $1.key }) {
+            let start = log.logStartOffset.rawValue
+            guard start <= history.mayStart else {
+                throw Wrong(
+                    "node \(node.id), \(what) begins at \(start) of partition \(partition), without being asked to"
+                )
+            }
+            for (offset, record) in history.acknowledged.sorted(by: { $0.key < $1.key })
+            where offset >= start {
                 guard values[offset]?.value == record.value else {
                     throw Wrong(
                         "node \(node.id), \(what) has \(values[offset].map { "'\($0.value)'" } ?? "nothing") at offset \(offset) "
@@ -223,9 +309,10 @@
         /// At the end: replicas are equal, everything acknowledged is there once, and producers' records are in their order.
         func checkReplicas(_ replicas: [(ClusterNode, PartitionLog)], _ partition: Int32) throws(Wrong) {
             guard let (first, log) = replicas.first else { return }
-            let expected = try Self.batches(log, from: log.logStartOffset)
+            let start = replicas.map { $0.1.logStartOffset }.max() ?? log.logStartOffset
+            let expected = try Self.batches(log, from: start)
             for (node, other) in replicas.dropFirst() {
-                let found = try Self.batches(other, from: other.logStartOffset)
+                let found = try Self.batches(other, from: start)
                 guard found.map(\.bytes) == expected.map(\.bytes) else {
                     throw Wrong(
                         "after healing nodes \(first.id) and \(node.id) differ in partition \(partition): "
@@ -237,6 +324,7 @@
             var seen: [String: Int64] = [:]
             var last: [Substring: Int] = [:]
             for (offset, record) in try Self.values(log).sorted(by: { $0.key < $1.key }) {
+                try checkTopic(record.value, log.topicID, "partition \(partition)")
                 if let before = seen[record.value] {
                     throw Wrong("'\(record.value)' is in partition \(partition) at offsets \(before) and \(offset)")
                 }
@@ -252,7 +340,8 @@
             }
             let history = histories[Key(topic: log.topicID, partition: partition)] ?? History()
             let values = try Self.values(log)
-            for (offset, value) in history.read where values[offset]?.value != value {
+            for (offset, value) in history.read
+            where offset >= log.logStartOffset.rawValue && values[offset]?.value != value {
                 throw Wrong(
                     "a consumer has read '\(value)' at offset \(offset) of partition \(partition), which is not there"
                 )
@@ -282,7 +371,7 @@
 
         static func values(_ log: PartitionLog) throws(Wrong) -> [Int64: (value: String, epoch: Int32)] {
             var values: [Int64: (value: String, epoch: Int32)] = [:]
-            for batch in try batches(log, from: log.logStartOffset) {
+            for batch in try batches(log, from: log.logStartOffset) where !batch.header.attributes.isControl {
                 for (offset, value) in try records(batch) {
                     values[offset] = (value, batch.header.partitionLeaderEpoch.rawValue)
                 }

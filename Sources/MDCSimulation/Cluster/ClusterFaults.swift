@@ -12,6 +12,7 @@
         enum Kind: CaseIterable {
             case kill, powerOfOne, powerOfAll, powerWithinChange, cutOneWay, cutOff, cutPair, slowDisk, slowNetwork
             case lossyNetwork, fullDisk, elect, killLeader, powerOfLeader, newTopic, reassign, wipe
+            case remake, stopInOrder, rollingRestart, deleteRecords, rot
         }
 
         var number: Int
@@ -106,13 +107,14 @@
                 replicas.removeLast(random.below(nodes.count - 1))
                 let name = "\(name) of \(partition) to \(replicas)"
                 ask(.reassign(topic: topicName, partition: partition, replicas: replicas), name, &random)
-            case .wipe:
-                // A voter that forgets is no voter: only a node that observes may lose its disk.
-                guard let victim = nodes.first(where: { $0.id > 3 }), victim.services != nil else { return }
-                note("\(name): node \(victim.id), for \(time / 1000) ms")
-                victim.end(power: false, name)
-                victim.wipe()
-                scheduler.after(time) { [self] in start(victim) }
+            case .wipe: empty(victim, for: time, name)
+            case .remake: remake(victim, for: time, name, &random)
+            case .stopInOrder: stopInOrder(victim, for: time, name, then: {})
+            case .rollingRestart:
+                note("\(name)")
+                rollingRestart(nodes.shuffled(using: &random)[...], name)
+            case .deleteRecords: deleteRecords(name, &random)
+            case .rot: rot(victim, for: time, name, &random)
             case .newTopic:
                 let id = TopicID.random(using: &random)
                 let topic = NewTopic(name: "extra-\(fault.number)", partitions: 1, replicationFactor: 3)
@@ -122,9 +124,119 @@
             }
         }
 
+        // MARK: Disks and topics that go
+
+        /// A node comes back with an empty disk, a little later.
+        private func empty(_ victim: ClusterNode, for time: Int64, _ name: String) {
+            guard victim.services != nil, mayLoseDisk(of: victim) else { return }
+            note("\(name): node \(victim.id), for \(time / 1000) ms")
+            victim.end(power: false, name)
+            victim.wipe()
+            lastEmptied = victim.id
+            scheduler.after(time) { [self] in start(victim) }
+        }
+
+        /// A topic is deleted, often while a node is down, which finds another one of the name when it comes back.
+        private func remake(_ victim: ClusterNode, for time: Int64, _ name: String, _ random: inout SimulationRandom) {
+            guard let id = network.nodes.first?.services?.store.image.topic(Self.remadeTopic)?.id else { return }
+            if random.once(in: 2) { stop(victim, power: random.once(in: 2), for: time, name) }
+            ask(.deleteTopic(id: id), "\(name): the topic is deleted", &random)
+        }
+
+        private func deleteRecords(_ name: String, _ random: inout SimulationRandom) {
+            let topic = random.pick(topics.filter { $0.kind == .plain })
+            let partition = Int32(random.below(topic.partitions))
+            let leaders = network.nodes.filter { node in
+                node.services?.registry.all.contains {
+                    $0.topicPartition == TopicPartition(topic: topic.name, partition: PartitionID(partition))
+                } == true
+            }
+            guard !leaders.isEmpty else { return }
+            let node = random.pick(leaders)
+            guard let services = node.services, let id = services.store.image.topic(topic.name)?.id,
+                let ends = node.server?.offsets(id, partition), let end = ends.end, end > ends.start
+            else { return }
+            let offset = ends.start + 1 + Int64(random.below(Int(end - ends.start)))
+            note("\(name): those of \(topic.name)-\(partition) before \(offset), of node \(node.id)")
+            checker.deletes(id, partition, before: offset)
+            let me = Unsafe(self)
+            node.perform {
+                node.server?.deleteRecords(id, partition, before: offset) { result in
+                    guard case .success(let start) = result else { return }
+                    me.value.note("  the records before \(start) are deleted")
+                    me.value.checker.deleted(id, partition, before: start.rawValue)
+                }
+            }
+        }
+
+        /// A bit of a sealed segment flips at rest, while the node runs or not; scrubbing finds it.
+        private func rot(_ victim: ClusterNode, for time: Int64, _ name: String, _ random: inout SimulationRandom) {
+            guard victim.services != nil, !victim.isLeaving, !victim.isFull, mayLoseDisk(of: victim) else { return }
+            let topic = random.pick(topics.filter { $0.kind != .coordinators })
+            let folder = "/\(topic.name)-\(random.below(topic.partitions))/"
+            // Segments get their footers; what rots before that only checksums of batches can tell.
+            victim.perform { _ = victim.services?.logs.runScrub() }
+            let files = Set(victim.disk.files().map(\.path))
+            let segments = files.filter { path in
+                path.contains(folder) && path.hasSuffix(".log") && files.contains(String(path.dropLast(4)) + ".footer")
+            }
+            guard victim.services != nil, !segments.isEmpty else { return }
+            let wanted = random.pick(segments.sorted())
+            let isDown = random.once(in: 2)
+            if isDown { victim.end(power: random.once(in: 2), name) }
+            guard let place = victim.disk.flipBit({ $0 == wanted }) else { return }
+            note("\(name): node \(victim.id), \(place)\(isDown ? ", down for \(time / 1000) ms" : "")")
+            lastEmptied = victim.id
+            let scrub = { [self] in
+                start(victim)
+                victim.perform { _ = victim.services?.logs.runScrub() }
+            }
+            if isDown { scheduler.after(time, scrub) } else { scrub() }
+        }
+
+        // MARK: Orderly stops
+
+        private func stopInOrder(_ node: ClusterNode, for time: Int64, _ name: String, then: @escaping () -> Void) {
+            guard node.services != nil, !node.isLeaving else { return then() }
+            note("\(name): node \(node.id), for \(time / 1000) ms")
+            let run = node.run
+            node.stopInOrder("in order")
+            waitForEnd(of: node, run) { [self] in
+                scheduler.after(time) { [self] in
+                    start(node)
+                    then()
+                }
+            }
+        }
+
+        private func waitForEnd(of node: ClusterNode, _ run: UInt64, _ body: @escaping () -> Void) {
+            scheduler.after(10_000) { [self] in
+                if node.services == nil || node.run != run { return body() }
+                waitForEnd(of: node, run, body)
+            }
+        }
+
+        /// One after the other, each when the one before takes part again.
+        private func rollingRestart(_ rest: ArraySlice<ClusterNode>, _ name: String) {
+            guard let node = rest.first, !isHealed else { return }
+            stopInOrder(node, for: 50_000, name) { [self] in
+                waitForService(of: node) { [self] in rollingRestart(rest.dropFirst(), name) }
+            }
+        }
+
+        private func waitForService(of node: ClusterNode, _ body: @escaping () -> Void) {
+            scheduler.after(50_000) { [self] in
+                if isHealed { return }
+                if node.services?.membership.isActive == true { return body() }
+                waitForService(of: node, body)
+            }
+        }
+
         private func anyLeader(_ random: inout SimulationRandom) -> ClusterNode? {
             let leaders = network.nodes.filter {
-                $0.services?.registry.all.contains { $0.topicPartition.topic == topicName } == true
+                $0.services?.registry.all.contains { partition in
+                    topics.contains { $0.name == partition.topicPartition.topic }
+                } == true
             }
             return leaders.isEmpty ? nil : random.pick(leaders)
         }

@@ -26,6 +26,7 @@
             let registry: PartitionRegistry
             let membership: BrokerLifecycle
             let replicas: ReplicaManager
+            let coordinators: ClusterCoordinators
         }
 
         static let folder = "/data"
@@ -44,6 +45,12 @@
         var isFull = false
         /// The machine has lost power, not only the process.
         private(set) var hasLostPower = false
+        /// The id of its data folder, as of its last start; nil where the disk is new.
+        private(set) var directory: KafkaUUID?
+        /// It is being stopped in order.
+        private(set) var isLeaving = false
+        /// Its logs are closed already: there is no looking at them.
+        private(set) var isClosed = false
         private let configuration: BrokerConfiguration
         private var random: SimulationRandom
         private var isSyncing = false
@@ -85,6 +92,7 @@
             run += 1
             mustStop = nil
             isSyncing = false
+            (isLeaving, isClosed) = (false, false)
             let loop = SimulatedLoop(network.scheduler, rate: 1 + Double(random.below(401) - 200) / 10_000)
             do {
                 let services = try open(loop)
@@ -94,6 +102,7 @@
                 throw error
             }
             guard let services else { return }
+            directory = services.controller.identity.directoryID
             server = ClusterServer(self, services)
             network.started(self)
             loop.afterwards = { [unowned self] in afterwards() }
@@ -103,6 +112,16 @@
                 services.quorum.begin()
                 services.membership.start(configuration.listen)
                 upkeep(services)
+                startCoordinators(services)
+            }
+        }
+
+        /// Coordinators load what they keep when the node is in service.
+        private func startCoordinators(_ services: Services) {
+            services.loop.after(5_000) { [unowned self] in
+                guard services.membership.isActive else { return startCoordinators(services) }
+                services.coordinators.groups.start()
+                services.coordinators.transactions.start()
             }
         }
 
@@ -117,6 +136,7 @@
             logging.backgroundMode = .manual
             logging.minimumFreeBytes = 0
             logging.checkpointIntervalMilliseconds = 1_500
+            logging.plantedBugs = PlantedLogBugs.inForce
             logging.defaultSettings = configuration.topicDefaults
             let logs = try LogManager.open(
                 configuration: logging,
@@ -175,8 +195,22 @@
                 logger: logger
             )
             controller.replicas.withLock { $0 = replicas }
-            replicas.whenLeadershipChanges { [unowned self] topic, index, _, begins in
+            let coordinators = ClusterCoordinators(
+                configuration: configuration,
+                store: store,
+                registry: registry,
+                controller: controller,
+                membership: membership,
+                loop: loop,
+                blocking: SimulatedQueue(loop, delay: pause),
+                environment: environment,
+                network: network,
+                node: self,
+                logger: logger
+            )
+            replicas.whenLeadershipChanges { [unowned self] topic, index, count, begins in
                 if begins { whenLeading(self, topic, index) }
+                coordinators.changed(topic, index, count, leads: begins)
             }
             return Services(
                 loop: loop,
@@ -188,7 +222,8 @@
                 controller: controller,
                 registry: registry,
                 membership: membership,
-                replicas: replicas
+                replicas: replicas,
+                coordinators: coordinators
             )
         }
 
@@ -280,6 +315,35 @@
         func wipe() {
             precondition(services == nil)
             disk = SimulatedDisk(seed: random.next())
+            directory = nil
+        }
+
+        /// Ends the process as an operator does: others lead what it leads, logs are closed. See `Broker.stop`.
+        func stopInOrder(_ reason: String) {
+            guard let services, !isLeaving else { return }
+            isLeaving = true
+            let me = Unsafe(self)
+            perform {
+                services.controller.stop()
+                services.membership.leave { services.loop.execute { me.value.close(services, reason) } }
+            }
+        }
+
+        private func close(_ services: Services, _ reason: String) {
+            services.replicas.stop()
+            services.coordinators.transactions.stop()
+            services.coordinators.groups.stop()
+            services.quorum.handOver()
+            services.loop.after(50_000) { [unowned self] in
+                services.quorum.takeNoPart()
+                isClosed = true
+                do {
+                    try services.logs.close()
+                } catch {
+                    log(.warning, "the logs were not closed in order: \(error)")
+                }
+                end(power: false, reason)
+            }
         }
 
         // MARK: Work

@@ -8,10 +8,18 @@
 
     @testable import MDCBroker
 
+    /// What a client is told of a partition's ends.
+    struct ClusterEnds {
+        var leaderEpoch: Int32
+        var start: Int64
+        var end: Int64?
+        var stable: Int64?
+    }
+
     /// What a node answers to followers, producers and consumers: what the handlers of requests do, without sockets.
     final class ClusterServer: @unchecked Sendable {
         // Sendable: a simulation has one thread.
-        private let services: ClusterNode.Services
+        let services: ClusterNode.Services
         private let node: ClusterNode
         private var sessions = FetchSessionCache(capacity: 100)
 
@@ -135,6 +143,31 @@
 
         /// Appends a producer's batch with `acks=all`, and tells when it is committed. See `ProduceHandler`.
         func produce(_ id: TopicID, _ index: Int32, _ batch: ByteBuffer, _ done: @escaping (Produced) -> Void) {
+            append(id, index, done) { partition, now throws(LogError) in
+                try partition.append(batch, as: .client, now: now)
+            }
+        }
+
+        /// The same within a transaction, which is open or begins with a ticket.
+        func produce(
+            _ id: TopicID,
+            _ index: Int32,
+            _ batch: ByteBuffer,
+            of producer: ProducerIdentity,
+            ticket: UInt64?,
+            _ done: @escaping (Produced) -> Void
+        ) {
+            append(id, index, done) { partition, now throws(LogError) in
+                try partition.append(batch, of: producer, ticket: ticket, now: now)
+            }
+        }
+
+        private func append(
+            _ id: TopicID,
+            _ index: Int32,
+            _ done: @escaping (Produced) -> Void,
+            _ body: (Partition, Timestamp) throws(LogError) -> AppendResult
+        ) {
             let partition: Partition
             switch services.registry.find(id: id, partition: index) {
             case .found(let found): partition = found
@@ -145,7 +178,7 @@
             }
             guard partition.minInSync <= partition.inSyncCount else { return done(.failed(.notEnoughReplicas)) }
             do throws(LogError) {
-                let result = try partition.append(batch, as: .client, now: services.environment.wall())
+                let result = try body(partition, services.environment.wall())
                 let (offset, epoch) = (result.firstOffset.rawValue, partition.leaderEpoch.rawValue)
                 let once = Once(done)
                 partition.whenCommitted(upTo: result.lastOffset + 1) { outcome in
@@ -171,18 +204,58 @@
             }
         }
 
+        /// Deletes the first records of a partition. See `DeleteRecordsHandler`.
+        func deleteRecords(
+            _ id: TopicID,
+            _ index: Int32,
+            before offset: Int64,
+            _ done: @escaping @Sendable (Result<Offset, Refusal>) -> Void
+        ) {
+            guard case .found(let partition) = services.registry.find(id: id, partition: index) else {
+                return done(.failure(Refusal(code: .notLeaderOrFollower, message: "another node leads")))
+            }
+            let loop = services.loop
+            RecordDeletion(
+                partition: partition,
+                timers: loop,
+                deadline: loop.microseconds / 1000 + 5_000,
+                now: { loop.microseconds / 1000 }
+            )
+            .run(before: offset, done)
+        }
+
+        /// Where a partition begins and ends for its readers; nil where the node does not lead it or does not know yet. See
+        /// `ListOffsetsHandler`.
+        func offsets(_ id: TopicID, _ index: Int32) -> ClusterEnds? {
+            guard case .found(let partition) = services.registry.find(id: id, partition: index) else { return nil }
+            return ClusterEnds(
+                leaderEpoch: partition.leaderEpoch.rawValue,
+                start: partition.log.logStartOffset.rawValue,
+                end: partition.isHighWatermarkKnown ? partition.readableEnd(readCommitted: false).rawValue : nil,
+                stable: partition.isHighWatermarkKnown ? partition.readableEnd(readCommitted: true).rawValue : nil
+            )
+        }
+
         /// What a consumer gets.
         struct Fetched {
             var error: ErrorCode
             var records: ByteBuffer?
             var highWatermark: Int64
             var divergence: Int32
+            var stable: Int64 = -1
+            /// Aborted transactions: producers and first offsets.
+            var aborted: [(producer: Int64, first: Int64)] = []
         }
 
         /// A consumer's look at one partition.
-        func fetch(_ topic: FetchTopic, _ index: Int32, from offset: Int64, leaderEpoch: Int32, lastEpoch: Int32)
-            -> Fetched
-        {
+        func fetch(
+            _ topic: FetchTopic,
+            _ index: Int32,
+            from offset: Int64,
+            leaderEpoch: Int32,
+            lastEpoch: Int32,
+            readCommitted: Bool = false
+        ) -> Fetched {
             let target = FetchTarget(
                 topic: topic,
                 index: index,
@@ -193,7 +266,12 @@
             )
             let reader = FetchReader(
                 registry: services.registry,
-                parameters: FetchParameters(maxBytes: 1 << 16, minBytes: 0, readCommitted: false, copyMaxBytes: .max)
+                parameters: FetchParameters(
+                    maxBytes: 1 << 16,
+                    minBytes: 0,
+                    readCommitted: readCommitted,
+                    copyMaxBytes: .max
+                )
             )
             guard let found = reader.read([target], copyMaxBytes: .max).findings.first else {
                 return Fetched(error: .unknownServerError, records: nil, highWatermark: -1, divergence: -1)
@@ -204,7 +282,9 @@
                 error: ErrorCode(rawValue: found.data.errorCode),
                 records: records,
                 highWatermark: found.data.highWatermark,
-                divergence: found.data.divergingEpoch.epoch
+                divergence: found.data.divergingEpoch.epoch,
+                stable: found.data.lastStableOffset,
+                aborted: (found.data.abortedTransactions ?? []).map { ($0.producerId, $0.firstOffset) }
             )
         }
     }

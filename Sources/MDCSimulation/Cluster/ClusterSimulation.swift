@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 #if DEBUG
+    import MDCLog
+
     @testable import MDCBroker
 #endif
 
@@ -14,6 +16,8 @@ public struct ClusterCounts: Sendable, Hashable {
     public var acknowledged = 0
     public var read = 0
     public var metadata = 0
+    /// Those that were committed.
+    public var transactions = 0
 
     /// Nothing done yet.
     public init() {}
@@ -21,7 +25,8 @@ public struct ClusterCounts: Sendable, Hashable {
     /// The counts in words.
     public var summary: String {
         "\(events) events, \(faults) faults, \(starts) starts, \(ends) ends of processes, \(leaderships) leaderships; "
-            + "\(acknowledged) records acknowledged, \(read) read, \(metadata) changes of metadata"
+            + "\(acknowledged) records acknowledged, \(read) read, \(transactions) transactions committed, \(metadata) changes of "
+            + "metadata"
     }
 
     /// Adds another's.
@@ -34,6 +39,7 @@ public struct ClusterCounts: Sendable, Hashable {
         acknowledged += other.acknowledged
         read += other.read
         metadata += other.metadata
+        transactions += other.transactions
     }
 }
 
@@ -42,6 +48,9 @@ public enum PlantedClusterBug: String, Sendable, CaseIterable {
     case truncatesToHighWatermark, cutsAtLeadersOffset, ignoresDivergence, ignoresPendingMembers, ignoresMinimum
     case ignoresBrokerEpoch, admitsLaggards, fetchesFromWrittenEnd, countsWrittenEnd, restartedLeaderKeepsItsEpoch
     case actsOnOldMetadata, electsAnybody, comparesNoPartitionEpoch, acknowledgesBeforeCommit
+    case emptyDiskIsTrusted, ignoresTopicID, endsMovesEarly
+    case answersBeforeCommit, coordinatorsForget, ticketsStayValid, abortsAreRemembered, decisionIsForgotten
+    case timeoutIsForgotten, abortKeepsTheEpoch, snapshotIsNotCarriedOn
 }
 
 /// Some nodes of a cluster, with the code of the broker, over simulated time, network and disks. One seed decides everything.
@@ -88,7 +97,11 @@ public struct ClusterSimulation: Sendable {
     public func run(trace: ((String) -> Void)? = nil) throws(SimulationFailure) -> ClusterCounts {
         #if DEBUG
             let simulator = ClusterSimulator(seed: seed, milliseconds: milliseconds, kept: faults, onTrace: trace)
-            PlantedReplicationBugs.$inForce.withValue(bug?.planted ?? []) { simulator.run() }
+            PlantedReplicationBugs.$inForce.withValue(bug?.planted ?? []) {
+                PlantedCoordinatorBug.$planted.withValue(bug?.inCoordinators) {
+                    PlantedLogBugs.$inForce.withValue(bug?.inLogs ?? []) { simulator.run() }
+                }
+            }
             if let failure = simulator.failure {
                 throw SimulationFailure(
                     seed: seed,
@@ -158,6 +171,27 @@ public struct ClusterSimulation: Sendable {
             case .electsAnybody: .electsAnybody
             case .comparesNoPartitionEpoch: .comparesNoPartitionEpoch
             case .acknowledgesBeforeCommit: .acknowledgesBeforeCommit
+            case .emptyDiskIsTrusted: .emptyDiskIsTrusted
+            case .ignoresTopicID: .ignoresTopicID
+            case .endsMovesEarly: .endsMovesEarly
+            case .answersBeforeCommit: .answersBeforeCommit
+            case .coordinatorsForget: .coordinatorsForget
+            case .ticketsStayValid: .ticketsStayValid
+            case .abortsAreRemembered, .decisionIsForgotten, .timeoutIsForgotten, .abortKeepsTheEpoch,
+                .snapshotIsNotCarriedOn:
+                []
+            }
+        }
+
+        /// Those of the coordinators' state machines.
+        var inCoordinators: PlantedCoordinatorBug? { PlantedCoordinatorBug(rawValue: rawValue) }
+
+        /// Those of the log engine.
+        var inLogs: PlantedLogBugs {
+            switch self {
+            case .abortsAreRemembered: .abortsAreRemembered
+            case .snapshotIsNotCarriedOn: .snapshotIsNotCarriedOn
+            default: []
             }
         }
     }

@@ -9,29 +9,31 @@
 
     /// A cluster while it runs: nodes, clients, faults and what must hold. See docs/cluster-simulation.md.
     final class ClusterSimulator {
-        let topicName = "orders"
-        let partitions = 2
+        /// The topics that are written to and read.
+        private(set) var topics: [ClusterTopic] = []
         let seed: UInt64
         let scheduler = ClusterScheduler()
         let network: ClusterNetwork
         let nodes: [ClusterNode]
         var workload: SimulationRandom
         var checker = ClusterChecker()
+        /// The node whose disk was emptied last.
+        var lastEmptied: Int32?
         private(set) var isHealed = false
         private(set) var failure: String?
         private(set) var lastTrace: [String] = []
         private let onTrace: ((String) -> Void)?
         private let milliseconds: Int
         private let faults: [ClusterFault]
-        private var producers: [ClusterProducer] = []
-        private var consumers: [ClusterConsumer] = []
-        private var isAskingForTopic = false
+        private(set) var producers: [ClusterProducer] = []
+        private(set) var consumers: [ClusterConsumer] = []
+        private(set) var transactors: [ClusterTransactor] = []
         var producerIDs: Set<Int64> = []
         /// What operators were told is there.
         var createdTopics: [String] = []
         /// Ends faults that last.
         var healers: [() -> Void] = []
-        private(set) var counts = ClusterCounts()
+        var counts = ClusterCounts()
 
         /// - Parameter kept: the numbers of the faults that happen; nil for all.
         init(seed: UInt64, milliseconds: Int, kept: [Int]?, onTrace: ((String) -> Void)?) {
@@ -58,18 +60,44 @@
                 )
             }
             nodes = made
-            for index in 0..<partitions * 2 {
-                producers.append(
-                    ClusterProducer(
-                        number: index,
-                        partition: Int32(index % partitions),
-                        window: random.pick([1, 1, 2, 4]),
-                        connection: network.connectionID()
+            // Not every sequence has everything, for all of it takes time.
+            let (hasRemade, hasTransactions) = (random.once(in: 2), random.once(in: 2))
+            topics = [ClusterTopic(name: Self.mainTopic, partitions: 2)]
+            if hasRemade { topics.append(ClusterTopic(name: Self.remadeTopic, partitions: 1)) }
+            if hasTransactions {
+                topics += [
+                    ClusterTopic(name: Self.ledgerTopic, partitions: 2, kind: .ledger),
+                    ClusterTopic(name: InternalTopic.transactionState.name, partitions: 2, kind: .coordinators),
+                ]
+                for number in 1...3 {
+                    let isSecond = random.once(in: 2)
+                    transactors.append(
+                        ClusterTransactor(number: number, isSecond: isSecond, connection: network.connectionID())
                     )
-                )
+                }
             }
-            for index in 0..<partitions { consumers.append(ClusterConsumer(partition: Int32(index))) }
+            for topic in topics where topic.kind != .coordinators {
+                for index in 0..<(topic.kind == .plain ? topic.partitions * 2 : 0) {
+                    producers.append(
+                        ClusterProducer(
+                            number: producers.count,
+                            topic: topic.name,
+                            partition: Int32(index % topic.partitions),
+                            window: random.pick([1, 1, 2, 4]),
+                            connection: network.connectionID()
+                        )
+                    )
+                }
+                for index in 0..<topic.partitions {
+                    consumers.append(ClusterConsumer(topic: topic.name, partition: Int32(index)))
+                }
+            }
         }
+
+        static let mainTopic = "orders"
+        static let remadeTopic = "visits"
+        let topicName = mainTopic
+        let partitions = 2
 
         var faultNumbers: [Int] { faults.map(\.number) }
 
@@ -105,8 +133,10 @@
                     happen(fault)
                 }
             }
-            every(20_000) { $0.makeTopic() }
+            every(20_000) { $0.makeTopics() }
+            every(200_000) { $0.tendVoters() }
             for producer in producers { every(25_000) { $0.produce(producer) } }
+            for client in transactors { every(30_000) { $0.transact(client) } }
             for consumer in consumers { every(40_000) { $0.consume(consumer) } }
             every(150_000) { $0.look() }
             scheduler.run(until: Int64(milliseconds) * 1000) { failure != nil }
@@ -116,6 +146,7 @@
             counts.acknowledged = checker.acknowledgedCount
             counts.read = checker.readCount
             counts.metadata = checker.metadataCount
+            counts.transactions = checker.ledger.committedCount
             for node in nodes {
                 node.whenEnding = { _, _ in }
                 node.end(power: true, "the end")
@@ -155,85 +186,6 @@
             if failure != nil { return }
             if let problem { return fail("60 s after healing \(problem)") }
             compare()
-        }
-
-        /// Moves end where each partition has three replicas again.
-        private func restoreReplicas() {
-            for node in nodes {
-                guard let services = node.services, services.quorum.controller != nil,
-                    let topic = services.store.image.topic(topicName)
-                else { continue }
-                for (index, state) in topic.partitions.enumerated() where state.replicas.count != 3 || state.isMoving {
-                    let target = state.replicas.filter { !state.removingReplicas.contains($0) }
-                    guard target.count != 3 else { continue }
-                    let change = ControllerChange.reassign(
-                        topic: topicName,
-                        partition: Int32(index),
-                        replicas: [1, 2, 3]
-                    )
-                    node.perform { services.quorum.submit(change) { _ in } }
-                }
-            }
-        }
-
-        /// Why the cluster is not yet as it should be.
-        private func unsettled() -> String? {
-            guard createdAt != nil else { return "the topic could not be made" }
-            let image = nodes[0].services?.store.image
-            guard let topic = image?.topic(topicName) else { return "node 1 does not know the topic" }
-            for node in nodes {
-                guard let services = node.services else { return "node \(node.id) does not run" }
-                guard services.membership.isActive else { return "node \(node.id) is fenced" }
-                guard services.store.image.topics == image?.topics, services.store.image.brokers == image?.brokers
-                else {
-                    return "nodes 1 and \(node.id) know different metadata"
-                }
-            }
-            for producer in producers where producer.id == nil || !producer.batches.isEmpty {
-                return
-                    "producer \(producer.number) has \(producer.batches.count) batches that are not acknowledged, the first "
-                    + "is \(producer.batches.first?.values.first ?? "none"), target \(producer.batches.first?.target ?? [])"
-            }
-            for (index, state) in topic.partitions.enumerated() {
-                guard state.leader >= 0, state.isr.count == 3, !state.isMoving else {
-                    return "partition \(index) has the leader \(state.leader) and \(state.isr) in sync"
-                }
-                let logs = state.replicas.compactMap { log(of: $0, Int32(index)) }
-                guard let leader = log(of: state.leader, Int32(index)), logs.count == state.replicas.count else {
-                    return "partition \(index) has no log on some of \(state.replicas)"
-                }
-                for log in logs
-                where log.logEndOffset != leader.logEndOffset || log.highWatermark != leader.logEndOffset {
-                    return
-                        "partition \(index) ends at \(logs.map(\.logEndOffset)), high watermarks \(logs.map(\.highWatermark))"
-                }
-                for consumer in consumers where consumer.partition == Int32(index) {
-                    guard consumer.position == leader.logEndOffset.rawValue else {
-                        return "the consumer of partition \(index) is at \(consumer.position) of \(leader.logEndOffset)"
-                    }
-                }
-            }
-            return nil
-        }
-
-        private func log(of node: Int32, _ partition: Int32) -> PartitionLog? {
-            nodes.first { $0.id == node }?.services?.logs
-                .partition(TopicPartition(topic: topicName, partition: PartitionID(partition)))
-        }
-
-        /// What must be true at the end.
-        private func compare() {
-            look()
-            guard let topic = nodes[0].services?.store.image.topic(topicName) else { return }
-            for name in createdTopics where nodes[0].services?.store.image.topic(name) == nil {
-                return fail("the topic \(name) was made, and is not there")
-            }
-            for (index, state) in topic.partitions.enumerated() {
-                let replicas = nodes.filter { state.replicas.contains($0.id) }.compactMap { node in
-                    log(of: node.id, Int32(index)).map { (node, $0) }
-                }
-                check { checker throws(Wrong) in try checker.checkReplicas(replicas, Int32(index)) }
-            }
         }
 
         // MARK: Nodes
@@ -276,19 +228,19 @@
         }
 
         private func leading(_ node: ClusterNode, _ topic: String, _ index: Int32) {
-            guard topic == topicName, let services = node.services,
+            guard topics.contains(where: { $0.name == topic }), let services = node.services,
                 case .found(let partition) = services.registry.find(name: topic, partition: index)
             else { return }
             counts.leaderships += 1
-            if node.disk.hasCrashed || node.isFull { return }
+            if node.disk.hasCrashed || node.isFull || !partition.log.damage.isEmpty { return }
             let epoch = partition.leaderEpoch.rawValue
-            note("  node \(node.id) leads partition \(index) in epoch \(epoch), \(partition.log.logEndOffset) records")
+            note("  node \(node.id) leads \(topic)-\(index) in epoch \(epoch), \(partition.log.logEndOffset) records")
             check { checker throws(Wrong) in try checker.checkLeader(node, partition.log, index, epoch) }
         }
 
         // MARK: Looking
 
-        private func check(_ body: (inout ClusterChecker) throws(Wrong) -> Void) {
+        func check(_ body: (inout ClusterChecker) throws(Wrong) -> Void) {
             guard failure == nil else { return }
             let isUp = nodes.map { !$0.disk.hasCrashed }
             do throws(Wrong) {
@@ -299,46 +251,22 @@
             }
         }
 
-        private func look() { for node in nodes { look(at: node) } }
+        func look() { for node in nodes { look(at: node) } }
 
         private func look(at node: ClusterNode) {
-            guard let services = node.services else { return }
+            guard let services = node.services, !node.isClosed else { return }
             check { checker throws(Wrong) in
                 try checker.checkMetadata(node)
-                for partition in Int32(0)..<Int32(partitions) {
-                    let name = TopicPartition(topic: topicName, partition: PartitionID(partition))
-                    guard let log = services.logs.partition(name), !node.disk.hasCrashed, !node.isFull else { continue }
-                    try checker.checkLog(node, log, partition)
+                for topic in topics {
+                    for partition in Int32(0)..<Int32(topic.partitions) {
+                        let name = TopicPartition(topic: topic.name, partition: PartitionID(partition))
+                        guard let log = services.logs.partition(name), log.damage.isEmpty, !node.disk.hasCrashed,
+                            !node.isFull
+                        else { continue }
+                        try checker.checkLog(node, log, partition)
+                    }
                 }
             }
-        }
-
-        // MARK: The topic
-
-        private var createdAt: Int64?
-
-        private func makeTopic() {
-            guard createdAt == nil, !isAskingForTopic, !network.nodes.isEmpty else { return }
-            let node = workload.pick(network.nodes)
-            guard let services = node.services else { return }
-            if services.store.image.topic(topicName) != nil {
-                createdAt = scheduler.now
-                return
-            }
-            // Until all have registered there are too few nodes for three replicas.
-            guard services.store.image.brokers.values.filter({ !$0.isFenced }).count == nodes.count else {
-                return
-            }
-            isAskingForTopic = true
-            let new = NewTopic(name: topicName, partitions: Int32(partitions), replicationFactor: 3)
-            let id = TopicID.random(using: &workload)
-            let me = Unsafe(self)
-            node.perform {
-                services.quorum.submit(.createTopic(new, id: id, isInternal: false)) { _ in
-                    me.value.isAskingForTopic = false
-                }
-            }
-            scheduler.after(6_000_000) { [unowned self] in isAskingForTopic = false }
         }
     }
 #endif

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import CMDCSystem
 import Logging
 import MDCLog
 import MDCModel
@@ -72,6 +71,7 @@ final class BrokerTransactionNode: TransactionNode {
     private let controller: Controller
     private let groups: GroupCoordinatorService
     private let peers: PeerRequests
+    private let environment: NodeEnvironment
 
     /// Milliseconds after which another node's answer is not waited for any longer.
     private static let markerTimeout: Int64 = 5_000
@@ -83,9 +83,11 @@ final class BrokerTransactionNode: TransactionNode {
         metadata: MetadataStore,
         controller: Controller,
         groups: GroupCoordinatorService,
-        peers: PeerRequests
+        peers: PeerRequests,
+        environment: NodeEnvironment = .system
     ) {
         self.node = node
+        self.environment = environment
         self.partitions = partitions
         self.metadata = metadata
         self.controller = controller
@@ -127,7 +129,7 @@ final class BrokerTransactionNode: TransactionNode {
                 return groups.endTransaction(marker, partition: partition.partition.rawValue, done)
             }
             do throws(LogError) {
-                let end = try found.append(marker, now: Timestamp(mdc_wall_clock_ms()))
+                let end = try found.append(marker, now: environment.wall())
                 found.whenCommitted(upTo: end) { result in
                     switch result {
                     case .success: done(.none)
