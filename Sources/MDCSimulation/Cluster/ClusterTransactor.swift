@@ -23,6 +23,9 @@
             var writes: [Write]
             /// The partitions were added (first protocol).
             var isAdded: Bool
+            /// A write of it may arrive after later ones. The first protocol cannot tell it from one of the next transaction, so
+            /// that the producer needs another epoch first, as clients have it.
+            var hasLateWrites = false
             /// How it is to end, from the moment at which the coordinator is asked to.
             var commits: Bool?
         }
@@ -232,6 +235,7 @@
                 if commits { checker.isCommitted(transaction.number) }
                 let next = ProducerIdentity(id: response.producerId, epoch: response.producerEpoch)
                 client.finish(as: client.isSecond ? next : nil)
+                if transaction.hasLateWrites, !client.isSecond { client.beginAnew() }
             }
         }
 
@@ -270,6 +274,7 @@
             }
             // Late writes are what verification is for.
             let late = Int64(workload.once(in: 12) ? workload.below(2_000_000) : 0)
+            if late > 0 { client.transaction?.hasLateWrites = true }
             let from = node.id
             scheduler.after(late) { [self] in
                 network.transmit(client.connection, from: Self.client, to: from, run: node.run) { [self] node in
