@@ -140,6 +140,8 @@ struct ClusterCommand: ParsableCommand {
     var milliseconds = 8_000
     @Option(help: "The faults that happen, by number, such as 3,7; none; all without it.")
     var faults: String?
+    @Option(help: "The kinds of faults, with commas: \(ClusterSimulation.faultKinds.joined(separator: ", ")).")
+    var kinds: String?
     @Option(help: "A rule to break: \(PlantedClusterBug.allCases.map(\.rawValue).joined(separator: ", ")).")
     var bug: String?
     @Flag(help: "Print everything that happens.")
@@ -159,12 +161,22 @@ struct ClusterCommand: ParsableCommand {
             planted = PlantedClusterBug(rawValue: bug)
             if planted == nil { throw ValidationError("there is no bug '\(bug)'") }
         }
+        let wanted = kinds?.split(separator: ",").map(String.init) ?? []
+        if let unknown = wanted.first(where: { !ClusterSimulation.faultKinds.contains($0) }) {
+            throw ValidationError("there is no kind of fault '\(unknown)'")
+        }
         let kept = faults.map { $0.split(separator: ",").compactMap { Int($0) } }
         var counts = ClusterCounts()
         var failures = 0
         let start = ContinuousClock.now
         for seed in first...last {
-            let simulation = ClusterSimulation(seed: seed, milliseconds: milliseconds, faults: kept, bug: planted)
+            let simulation = ClusterSimulation(
+                seed: seed,
+                milliseconds: milliseconds,
+                faults: kept,
+                kinds: wanted,
+                bug: planted
+            )
             do throws(SimulationFailure) {
                 counts.add(try simulation.run(trace: trace ? { print($0) } : nil))
             } catch {

@@ -9,7 +9,7 @@
     /// Something that goes wrong at a certain time. What it does follows from its own seed, so that a sequence from which others
     /// were taken away stays what it is.
     struct ClusterFault {
-        enum Kind: CaseIterable {
+        enum Kind: String, CaseIterable {
             case kill, powerOfOne, powerOfAll, powerWithinChange, cutOneWay, cutOff, cutPair, slowDisk, slowNetwork
             case lossyNetwork, fullDisk, elect, killLeader, powerOfLeader, newTopic, reassign, wipe
             case remake, stopInOrder, rollingRestart, deleteRecords, rot
@@ -21,12 +21,13 @@
         var kind: Kind
         var seed: UInt64
 
-        /// The faults of a sequence.
-        static func plan(seed: UInt64, microseconds: Int64) -> [ClusterFault] {
+        /// The faults of a sequence; of these kinds alone, where some are named.
+        static func plan(seed: UInt64, microseconds: Int64, named: [String]) -> [ClusterFault] {
             var random = SimulationRandom(seed: seed)
             let pace = random.pick([150_000, 300_000, 600_000])
             // Most sequences have some kinds only, or the frequent ones would hide what the others do.
-            let kinds = Kind.allCases.filter { _ in !random.once(in: 3) }
+            var kinds = Kind.allCases.filter { _ in !random.once(in: 3) }
+            if !named.isEmpty { kinds = named.compactMap { Kind(rawValue: $0) } }
             var faults: [ClusterFault] = []
             var time: Int64 = 1_000_000
             while time < microseconds {

@@ -63,8 +63,19 @@ public struct ClusterSimulation: Sendable {
     public var milliseconds: Int
     /// The faults that happen, by number; nil for all of the seed's.
     public var faults: [Int]?
+    /// The kinds of faults that happen, by name; empty for those that the seed chooses.
+    public var kinds: [String]
     /// A rule to break.
     public var bug: PlantedClusterBug?
+
+    /// The kinds of faults there are.
+    public static var faultKinds: [String] {
+        #if DEBUG
+            ClusterFault.Kind.allCases.map(\.rawValue)
+        #else
+            []
+        #endif
+    }
 
     /// Whether this build can run it.
     public static var isAvailable: Bool {
@@ -76,7 +87,14 @@ public struct ClusterSimulation: Sendable {
     }
 
     /// Makes a simulation.
-    public init(seed: UInt64, milliseconds: Int = 8_000, faults: [Int]? = nil, bug: PlantedClusterBug? = nil) {
+    public init(
+        seed: UInt64,
+        milliseconds: Int = 8_000,
+        faults: [Int]? = nil,
+        kinds: [String] = [],
+        bug: PlantedClusterBug? = nil
+    ) {
+        self.kinds = kinds
         self.seed = seed
         self.milliseconds = milliseconds
         self.faults = faults
@@ -89,6 +107,7 @@ public struct ClusterSimulation: Sendable {
         if let faults {
             command += " --faults \(faults.isEmpty ? "none" : faults.map(String.init).joined(separator: ","))"
         }
+        if !kinds.isEmpty { command += " --kinds \(kinds.joined(separator: ","))" }
         if let bug { command += " --bug \(bug.rawValue)" }
         return command + " --trace"
     }
@@ -96,7 +115,13 @@ public struct ClusterSimulation: Sendable {
     /// Runs it on the caller's thread. `trace` is called with each thing that happens.
     public func run(trace: ((String) -> Void)? = nil) throws(SimulationFailure) -> ClusterCounts {
         #if DEBUG
-            let simulator = ClusterSimulator(seed: seed, milliseconds: milliseconds, kept: faults, onTrace: trace)
+            let simulator = ClusterSimulator(
+                seed: seed,
+                milliseconds: milliseconds,
+                kept: faults,
+                kinds: kinds,
+                onTrace: trace
+            )
             PlantedReplicationBugs.$inForce.withValue(bug?.planted ?? []) {
                 PlantedCoordinatorBug.$planted.withValue(bug?.inCoordinators) {
                     PlantedLogBugs.$inForce.withValue(bug?.inLogs ?? []) { simulator.run() }
@@ -128,7 +153,9 @@ public struct ClusterSimulation: Sendable {
         #if DEBUG
             var best = self
             var kept =
-                faults ?? ClusterSimulator(seed: seed, milliseconds: milliseconds, kept: nil, onTrace: nil).faultNumbers
+                faults
+                ?? ClusterSimulator(seed: seed, milliseconds: milliseconds, kept: nil, kinds: kinds, onTrace: nil)
+                .faultNumbers
             var size = max(1, kept.count / 2)
             while true {
                 var start = 0

@@ -35,15 +35,17 @@
         var healers: [() -> Void] = []
         var counts = ClusterCounts()
 
-        /// - Parameter kept: the numbers of the faults that happen; nil for all.
-        init(seed: UInt64, milliseconds: Int, kept: [Int]?, onTrace: ((String) -> Void)?) {
+        /// - Parameters:
+        ///   - kept: the numbers of the faults that happen; nil for all.
+        ///   - kinds: those that happen at all; none for all.
+        init(seed: UInt64, milliseconds: Int, kept: [Int]?, kinds: [String] = [], onTrace: ((String) -> Void)?) {
             self.seed = seed
             self.milliseconds = milliseconds
             self.onTrace = onTrace
             var random = SimulationRandom(seed: seed)
             network = ClusterNetwork(scheduler, seed: random.next())
             workload = SimulationRandom(seed: random.next())
-            let all = ClusterFault.plan(seed: random.next(), microseconds: Int64(milliseconds) * 1000)
+            let all = ClusterFault.plan(seed: random.next(), microseconds: Int64(milliseconds) * 1000, named: kinds)
             faults = kept.map { kept in all.filter { kept.contains($0.number) } } ?? all
             let segmentBytes = random.pick([600, 2_000, 20_000])
             var made: [ClusterNode] = []
