@@ -44,7 +44,12 @@ import Testing
         static let planted = [
             Planted(.truncatesToHighWatermark, 2), Planted(.ignoresDivergence, 2), Planted(.electsAnybody, 7),
             Planted(.restartedLeaderKeepsItsEpoch, 5), Planted(.actsOnOldMetadata, 13), Planted(.ignoresMinimum, 14),
-            Planted(.coordinatorsForget, 2),
+            Planted(.coordinatorsForget, 2), Planted(.acknowledgesBeforeCommit, 1, "powerOfLeader", "cutOff"),
+            Planted(.fetchesFromWrittenEnd, 8, "powerOfAll", "powerOfLeader", "slowDisk"),
+            Planted(.countsWrittenEnd, 3, "powerOfAll", "powerOfLeader", "slowDisk"),
+            Planted(.admitsLaggards, 5, "kill", "powerOfLeader", "slowDisk"),
+            Planted(.emptyDiskIsTrusted, 1, "wipe", "slowDisk", "killLeader"),
+            Planted(.endsMovesEarly, 7, "reassign", "killLeader", "kill"),
         ]
 
         @Test("a broken rule is noticed, and nothing where it holds", arguments: planted)
