@@ -50,6 +50,8 @@ import Testing
             Planted(.admitsLaggards, 5, "kill", "powerOfLeader", "slowDisk"),
             Planted(.emptyDiskIsTrusted, 1, "wipe", "slowDisk", "killLeader"),
             Planted(.endsMovesEarly, 7, "reassign", "killLeader", "kill"),
+            Planted(.answersBeforeCommit, 3, "powerOfAll", "powerOfLeader", "slowDisk"),
+            Planted(.decisionIsForgotten, 12, "killLeader", "kill"),
         ]
 
         @Test("a broken rule is noticed, and nothing where it holds", arguments: planted)
