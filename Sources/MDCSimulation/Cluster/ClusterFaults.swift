@@ -77,27 +77,8 @@
                     for: time,
                     name
                 )
-            case .slowDisk:
-                note("\(name): node \(victim.id), for \(time / 1000) ms")
-                victim.syncDelay = 20_000...random.pick([100_000, 400_000, 1_500_000])
-                heal(after: time) { victim.syncDelay = 300...6_000 }
-            case .slowNetwork:
-                note("\(name), for \(time / 1000) ms")
-                network.delay = random.pick([20_000, 60_000, 200_000])
-                heal(after: time) { [network] in network.delay = 1_500 }
-            case .lossyNetwork:
-                note("\(name), for \(time / 1000) ms")
-                (network.lost, network.doubled) = (random.pick([20, 100, 300]), random.pick([0, 50, 200]))
-                heal(after: time) { [network] in (network.lost, network.doubled) = (0, 0) }
-            case .fullDisk:
-                note("\(name): node \(victim.id), for \(time / 1000) ms")
-                let calls: Set<SimulatedDisk.Call> = [.write, .allocate, .open, .makeDirectory]
-                victim.disk.setFault(.init(kind: .noSpace, after: random.below(10), count: .max, calls: calls))
-                victim.isFull = true
-                heal(after: time) {
-                    victim.disk.setFault(nil)
-                    victim.isFull = false
-                }
+            case .slowDisk, .slowNetwork, .lossyNetwork, .fullDisk:
+                disturb(fault.kind, victim, for: time, name, &random)
             case .elect:
                 let partition = Int32(random.below(partitions))
                 ask(.electLeader(topic: topicName, partition: partition, isUnclean: false), name, &random)
@@ -122,6 +103,40 @@
                 ask(.createTopic(topic, id: id, isInternal: false), name, &random) { [self] in
                     createdTopics.append(topic.name)
                 }
+            }
+        }
+
+        /// Disks and networks that are slow, lossy or full for a while.
+        private func disturb(
+            _ kind: ClusterFault.Kind,
+            _ victim: ClusterNode,
+            for time: Int64,
+            _ name: String,
+            _ random: inout SimulationRandom
+        ) {
+            switch kind {
+            case .slowDisk:
+                note("\(name): node \(victim.id), for \(time / 1000) ms")
+                victim.syncDelay = 20_000...random.pick([100_000, 400_000, 1_500_000])
+                heal(after: time) { victim.syncDelay = 300...6_000 }
+            case .slowNetwork:
+                note("\(name), for \(time / 1000) ms")
+                network.delay = random.pick([20_000, 60_000, 200_000])
+                heal(after: time) { [network] in network.delay = 1_500 }
+            case .lossyNetwork:
+                note("\(name), for \(time / 1000) ms")
+                (network.lost, network.doubled) = (random.pick([20, 100, 300]), random.pick([0, 50, 200]))
+                heal(after: time) { [network] in (network.lost, network.doubled) = (0, 0) }
+            case .fullDisk:
+                note("\(name): node \(victim.id), for \(time / 1000) ms")
+                let calls: Set<SimulatedDisk.Call> = [.write, .allocate, .open, .makeDirectory]
+                victim.disk.setFault(.init(kind: .noSpace, after: random.below(10), count: .max, calls: calls))
+                victim.isFull = true
+                heal(after: time) {
+                    victim.disk.setFault(nil)
+                    victim.isFull = false
+                }
+            default: break
             }
         }
 

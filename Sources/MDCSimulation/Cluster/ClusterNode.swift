@@ -160,6 +160,20 @@
                 environment,
                 logger
             )
+            return assemble(loop, environment, logs, identity, live, (store, quorum, quorumLog), logger, pause)
+        }
+
+        private func assemble(
+            _ loop: SimulatedLoop,
+            _ environment: NodeEnvironment,
+            _ logs: LogManager,
+            _ identity: DataIdentity,
+            _ live: LiveConfiguration,
+            _ metadata: (MetadataStore, QuorumNode, QuorumLog),
+            _ logger: Logger,
+            _ pause: @escaping () -> Int64
+        ) -> Services {
+            let (store, quorum, quorumLog) = metadata
             let registry = PartitionRegistry()
             let controller = Controller(
                 live: live,
@@ -182,18 +196,7 @@
                 environment: environment,
                 logger: logger
             )
-            let replicas = ReplicaManager(
-                live: live,
-                logs: logs,
-                registry: registry,
-                proposing: membership,
-                directory: membership,
-                group: loop,
-                blocking: SimulatedQueue(loop, delay: pause),
-                checkpoint: HighWatermarkCheckpoint(directory: Self.folder, fileSystem: disk, logger: logger),
-                environment: environment,
-                logger: logger
-            )
+            let replicas = makeReplicas(loop, environment, logs, live, registry, membership, logger, pause)
             controller.replicas.withLock { $0 = replicas }
             let coordinators = ClusterCoordinators(
                 configuration: configuration,
@@ -224,6 +227,30 @@
                 membership: membership,
                 replicas: replicas,
                 coordinators: coordinators
+            )
+        }
+
+        private func makeReplicas(
+            _ loop: SimulatedLoop,
+            _ environment: NodeEnvironment,
+            _ logs: LogManager,
+            _ live: LiveConfiguration,
+            _ registry: PartitionRegistry,
+            _ membership: BrokerLifecycle,
+            _ logger: Logger,
+            _ pause: @escaping () -> Int64
+        ) -> ReplicaManager {
+            ReplicaManager(
+                live: live,
+                logs: logs,
+                registry: registry,
+                proposing: membership,
+                directory: membership,
+                group: loop,
+                blocking: SimulatedQueue(loop, delay: pause),
+                checkpoint: HighWatermarkCheckpoint(directory: Self.folder, fileSystem: disk, logger: logger),
+                environment: environment,
+                logger: logger
             )
         }
 
