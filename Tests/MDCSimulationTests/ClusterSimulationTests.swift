@@ -70,7 +70,7 @@ import Testing
 
         @Test("a failing sequence is made shorter")
         func shrinks() throws {
-            let long = (5..<30).lazy
+            let long = (UInt64(5)..<30).lazy
                 .map { ClusterSimulation(seed: $0, milliseconds: 4_000, bug: .restartedLeaderKeepsItsEpoch) }
                 .first { (try? $0.run()) == nil }
             let short = try #require(long, "no sequence shows it").shrunk()
