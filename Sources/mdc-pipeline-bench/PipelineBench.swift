@@ -82,7 +82,9 @@ struct PipelineBench: Sendable {
         guard accepted == count else { throw BenchError("\(provider.name) accepted \(accepted) of \(count) messages") }
     }
 
-    func waitUntil(_ what: @autoclosure () -> String, seconds: Double = 120, _ condition: () async throws -> Bool) async throws {
+    func waitUntil(_ what: @autoclosure () -> String, seconds: Double = 120, _ condition: () async throws -> Bool)
+        async throws
+    {
         let deadline = Moment.now + seconds
         while try await !condition() {
             guard Moment.now < deadline else { throw BenchError("waited \(seconds) s for \(what())") }

@@ -40,8 +40,9 @@ import Testing
         _ = try LogSimulation(seed: seed, operations: 120).run()
     }
 
-    /// Of nodes with replicas: aborts whose markers were beyond the high watermark at a compaction after a start.
-    @Test(arguments: [5_000_048, 5_000_485, 5_000_580, 5_000_691, 5_001_264])
+    /// Of nodes with replicas: aborts whose markers were beyond the high watermark at a compaction after a
+    /// start, epochs forgotten before the log's new start was on disk.
+    @Test(arguments: [5_000_048, 5_000_485, 5_000_580, 5_000_691, 5_001_264, 5_003_424])
     func whatOnceWentWrongWithReplicas(seed: UInt64) throws {
         _ = try LogSimulation(seed: seed, operations: 120, setup: SimulationSetup(isReplicated: true)).run()
     }

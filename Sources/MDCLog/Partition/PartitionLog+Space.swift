@@ -21,6 +21,7 @@ extension PartitionLog {
             published.withLock { $0.advanceStart(to: offset) }
             // Before any file goes: after a crash the start must not fall back into what is gone.
             if !environment.has(.removalBeforeCheckpoint) { try directory.writeCheckpoint() }
+            published.withLock { $0.forgetEpochsBeforeStart() }
             try removeSegments(&appender, upTo: .max) { $0.nextOffset <= offset }
         }
     }
@@ -46,6 +47,7 @@ extension PartitionLog {
         try keepSnapshot(at: segments[due.count].baseOffset)
         if !environment.has(.removalBeforeCheckpoint) { try directory.writeCheckpoint() }
         published.withLock { state in
+            state.forgetEpochsBeforeStart()
             state.segments.removeFirst(due.count)
             state.unsynced.removeAll { segment in due.contains { $0 === segment } }
             state.directoryChanged = true
@@ -372,12 +374,16 @@ extension PartitionLog.Published {
     mutating func advanceStart(to offset: Offset) {
         logStart = max(logStart, offset)
         let start = logStart
-        if epochs.removeBefore(start) { epochsChanged = true }
         if !damage.isEmpty { damage.removeAll { ($0.nextOffset ?? Offset(Int64.max)) <= start } }
         if let first = aborted.first, first.lastOffset < start { aborted.removeAll { $0.lastOffset < start } }
         let durable = checkpoint.recoveryOffset
         checkpoint.abortedTransactions = aborted.count { $0.lastOffset < durable }
         discardNextCheckpoint()
+    }
+
+    /// Once the start is on disk: a log whose start falls back needs its epochs.
+    mutating func forgetEpochsBeforeStart() {
+        if epochs.removeBefore(logStart) { epochsChanged = true }
     }
 
     /// Forgets everything at and after `end`; returns the waiters whose offsets are gone, and what is left of the aborted
