@@ -48,7 +48,6 @@ import Testing
             Planted(.fetchesFromWrittenEnd, 8, "powerOfAll", "powerOfLeader", "slowDisk"),
             Planted(.countsWrittenEnd, 3, "powerOfAll", "powerOfLeader", "slowDisk"),
             Planted(.admitsLaggards, 5, "kill", "powerOfLeader", "slowDisk"),
-            Planted(.emptyDiskIsTrusted, 1, "wipe", "slowDisk", "killLeader"),
             Planted(.endsMovesEarly, 7, "reassign", "killLeader", "kill"),
             Planted(.answersBeforeCommit, 3, "powerOfAll", "powerOfLeader", "slowDisk"),
             Planted(.decisionIsForgotten, 12, "killLeader", "kill"),
