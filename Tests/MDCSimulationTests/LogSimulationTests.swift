@@ -41,8 +41,8 @@ import Testing
     }
 
     /// Of nodes with replicas: aborts whose markers were beyond the high watermark at a compaction after a
-    /// start, epochs forgotten before the log's new start was on disk.
-    @Test(arguments: [5_000_048, 5_000_485, 5_000_580, 5_000_691, 5_001_264, 5_003_424])
+    /// start, epochs forgotten before the log's new start was on disk; a flipped bit of an offset.
+    @Test(arguments: [5_000_048, 5_000_485, 5_000_580, 5_000_691, 5_001_264, 5_003_424, 5_007_223])
     func whatOnceWentWrongWithReplicas(seed: UInt64) throws {
         _ = try LogSimulation(seed: seed, operations: 120, setup: SimulationSetup(isReplicated: true)).run()
     }

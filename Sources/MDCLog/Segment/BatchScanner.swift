@@ -124,6 +124,10 @@ struct BatchScanner {
             if header.baseOffset < nextOffset {
                 return .invalid("base offset \(header.baseOffset) is before \(nextOffset), which was expected next")
             }
+            // The checksum does not cover it, and the indexes' offsets within a segment have 32 bits.
+            if header.baseOffset - nextOffset > Int64(Int32.max) {
+                return .invalid("base offset \(header.baseOffset) is further from \(nextOffset) than a segment reaches")
+            }
             guard try fill(header.sizeInBytes) else { return .invalid("the file ends within a batch") }
             if checksum(header.sizeInBytes) != header.crc {
                 return .invalid("the checksum of the batch at offset \(header.baseOffset) does not match")
