@@ -111,10 +111,12 @@ let package = Package(
             dependencies: ["MDCModel", "MDCClient", nio("NIOCore"), logging, lifecycle],
             swiftSettings: settings
         ),
+        // Values whose shape is known only when they are read; with Foundation, so not for the broker.
+        .target(name: "MDCJSON", swiftSettings: settings),
         .target(
             name: "MDCTopology",
             dependencies: [
-                "MDCModel", "MDCClient", nio("NIOCore"), nio("NIOPosix"), logging, lifecycle, deque,
+                "MDCJSON", "MDCModel", "MDCClient", nio("NIOCore"), nio("NIOPosix"), logging, lifecycle, deque,
             ],
             swiftSettings: settings
         ),
@@ -132,7 +134,7 @@ let package = Package(
             dependencies: [
                 .target(name: "CPostgres", condition: .when(traits: ["PostgreSQL"])),
                 .target(name: "CHiredis", condition: .when(traits: ["Redis"])),
-                "MDCModel", "MDCClient", nio("NIOCore"), nio("NIOPosix"), nio("NIOHTTP1"), nio("NIOTLS"),
+                "MDCJSON", "MDCModel", "MDCClient", nio("NIOCore"), nio("NIOPosix"), nio("NIOHTTP1"), nio("NIOTLS"),
                 nio("NIOConcurrencyHelpers"), logging, metrics, lifecycle, deque, "TOMLKit",
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "AsyncHTTPClient", package: "async-http-client"),
@@ -155,7 +157,8 @@ let package = Package(
         .executableTarget(
             name: "mdc",
             dependencies: [
-                "MDCModel", "MDCProtocol", "MDCClient", "MDCMirror", "MDCPipeline", "MDCTopology", "MDCBroker",
+                "MDCJSON", "MDCModel", "MDCProtocol", "MDCClient", "MDCMirror", "MDCPipeline", "MDCTopology",
+                "MDCBroker",
                 nio("NIOHTTP1"), arguments, logging, lifecycle,
                 signals, metrics, nio("NIOCore"), nio("NIOPosix"), "TOMLKit",
             ],
@@ -248,7 +251,8 @@ let package = Package(
         .testTarget(
             name: "MDCTopologyTests",
             dependencies: [
-                "MDCTopology", "MDCClient", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"), logging,
+                "MDCTopology", "MDCClient", "MDCJSON", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"),
+                logging,
             ],
             swiftSettings: settings
         ),
@@ -264,7 +268,8 @@ let package = Package(
         .testTarget(
             name: "MDCPipelineTests",
             dependencies: [
-                "MDCPipeline", "MDCClient", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"), nio("NIOHTTP1"),
+                "MDCPipeline", "MDCClient", "MDCJSON", "MDCModel", "MDCTesting", nio("NIOCore"), nio("NIOPosix"),
+                nio("NIOHTTP1"),
                 logging, "TOMLKit",
                 .product(name: "AsyncHTTPClient", package: "async-http-client"),
                 .product(name: "NIOSSL", package: "swift-nio-ssl"),

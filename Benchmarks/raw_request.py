@@ -40,9 +40,9 @@ def create_topic(broker, name, partitions, replicas=1, **settings):
     _check("CreateTopics", struct.unpack_from(">h", answer, 10 + length)[0])
 
 
-def leader_and_in_sync(broker, name):
-    """Leader and in-sync replicas of a topic's only partition, and the number of brokers, by Metadata version 1."""
-    answer = _ask(broker, 3, 1, struct.pack(">i", 1) + _text(name), timeout=5)
+def _partitions(broker, name, timeout):
+    """The number of brokers, and leader and in-sync replicas of each partition of a topic, by Metadata version 1."""
+    answer = _ask(broker, 3, 1, struct.pack(">i", 1) + _text(name), timeout=timeout)
     at = 0
 
     def take(form):
@@ -65,43 +65,25 @@ def leader_and_in_sync(broker, name):
     # the controller, count of topics, error
     take(">iih")
     skip_text()
-    # internal, count of partitions, error, partition
-    take(">bihi")
-    leader, replicas = take(">ii")
-    take(f">{replicas}i")
-    return leader, take(f">{take('>i')[0]}i"), brokers
-
-
-def leaders(broker, name):
-    """The leader of each partition of a topic, by Metadata version 1."""
-    answer = _ask(broker, 3, 1, struct.pack(">i", 1) + _text(name), timeout=30)
-    at = 0
-
-    def take(form):
-        nonlocal at
-        values = struct.unpack_from(form, answer, at)
-        at += struct.calcsize(form)
-        return values
-
-    def skip_text():
-        nonlocal at
-        count = take(">h")[0]
-        at += max(0, count)
-
-    for _ in range(take(">i")[0]):
-        take(">i")
-        skip_text()
-        take(">i")
-        skip_text()
-    take(">iih")
-    skip_text()
     found = {}
+    # internal, count of partitions
     for _ in range(take(">bi")[1]):
         _, partition, leader, replicas = take(">hiii")
         take(f">{replicas}i")
-        take(f">{take('>i')[0]}i")
-        found[partition] = leader
-    return found
+        found[partition] = (leader, take(f">{take('>i')[0]}i"))
+    return brokers, found
+
+
+def leader_and_in_sync(broker, name):
+    """Leader and in-sync replicas of a topic's only partition, and the number of brokers."""
+    brokers, partitions = _partitions(broker, name, timeout=5)
+    leader, in_sync = partitions[0]
+    return leader, in_sync, brokers
+
+
+def leaders(broker, name):
+    """The leader of each partition of a topic."""
+    return {partition: leader for partition, (leader, _) in _partitions(broker, name, timeout=30)[1].items()}
 
 
 def alter_topic(broker, name, **settings):

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import MDCJSON
 import MDCModel
 import NIOCore
 import Testing
@@ -52,7 +53,7 @@ import Testing
             try command("{\"command\": \"emit\", \"tuple\": [\"a\", 1], \"anchors\": [\"1\", 2]}")
                 == .emit(
                     .init(
-                        values: [.string("a"), .int(1)],
+                        values: [.text("a"), .integer(1)],
                         stream: "default",
                         anchors: ["1", "2"],
                         task: nil,
@@ -73,8 +74,8 @@ import Testing
 
     @Test func tuplesAndRecordsBecomeEachOther() throws {
         let record = StreamRecord(key: ByteBuffer(string: "k"), value: ByteBuffer(string: "{\"n\": 1}"), timestamp: 0)
-        #expect(try MultilangTuple.values(record, .text) == .array([.string("k"), .string("{\"n\": 1}")]))
-        #expect(try MultilangTuple.values(record, .json) == .array([.string("k"), .object(["n": .int(1)])]))
+        #expect(try MultilangTuple.values(record, .text) == .array([.text("k"), .text("{\"n\": 1}")]))
+        #expect(try MultilangTuple.values(record, .json) == .array([.text("k"), .object(["n": .integer(1)])]))
         let bytes = StreamRecord(value: ByteBuffer(bytes: [0xFF, 0xFE]), timestamp: 0)
         #expect(throws: TopologyError.self) { try MultilangTuple.values(bytes, .text) }
         #expect(throws: TopologyError.self) { try MultilangTuple.values(bytes, .json) }
@@ -84,10 +85,10 @@ import Testing
             return [key.map { String(buffer: $0) }, value.map { String(buffer: $0) }]
         }
         #expect(try text([]) == [nil, nil])
-        #expect(try text([.string("v")]) == [nil, "v"])
-        #expect(try text([.string("k"), .int(3)]) == ["k", "3"])
+        #expect(try text([.text("v")]) == [nil, "v"])
+        #expect(try text([.text("k"), .integer(3)]) == ["k", "3"])
         #expect(try text([.null, .null]) == [nil, nil])
-        #expect(try text([.string("k"), .bool(true), .array([.double(0.5)])]) == ["k", "[true,[0.5]]"])
+        #expect(try text([.text("k"), .bool(true), .array([.number(0.5)])]) == ["k", "[true,[0.5]]"])
     }
 
     @Test func silenceIsNoticed() {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+public import MDCJSON
 public import MDCModel
 
 /// A message as a client writes it: what it does not say, the centre fills in.

@@ -3,6 +3,7 @@
 import Foundation
 import HTTPTypes
 import Hummingbird
+import MDCJSON
 import MDCModel
 import NIOCore
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import MDCJSON
 import MDCModel
 
 /// A message as the HTTP interface shows it: document and status in one object. Members are named as in filters.

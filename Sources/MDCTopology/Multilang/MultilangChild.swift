@@ -2,6 +2,7 @@
 
 import Foundation
 import Logging
+import MDCJSON
 import MDCModel
 import NIOCore
 import NIOPosix
@@ -139,21 +140,21 @@ final class MultilangChild: Sendable {
 
     private func handshake(_ pidFolder: String) -> JSONValue {
         var conf = configuration.conf
-        conf["topology.name"] = .string(task.topology)
-        conf["topology.message.timeout.secs"] = .int(configuration.tupleTimeout.components.seconds)
+        conf["topology.name"] = .text(task.topology)
+        conf["topology.message.timeout.secs"] = .integer(configuration.tupleTimeout.components.seconds)
         var components: [String: JSONValue] = [:]
-        for (id, stage) in task.tasks { components[String(id)] = .string(stage) }
-        let fields = JSONValue.array([.string("key"), .string("value")])
+        for (id, stage) in task.tasks { components[String(id)] = .text(stage) }
+        let fields = JSONValue.array([.text("key"), .text("value")])
         var inputs: [String: JSONValue] = [:]
         for (stage, streams) in task.inputs {
             inputs[stage] = .object(Dictionary(uniqueKeysWithValues: streams.map { ($0, fields) }))
         }
         return .object([
-            "pidDir": .string(pidFolder),
+            "pidDir": .text(pidFolder),
             "conf": .object(conf),
             "context": .object([
-                "taskid": .int(Int64(task.taskID)),
-                "componentid": .string(task.stage),
+                "taskid": .integer(Int64(task.taskID)),
+                "componentid": .text(task.stage),
                 "task->component": .object(components),
                 "source->stream->fields": .object(inputs),
             ]),
@@ -181,8 +182,8 @@ final class MultilangChild: Sendable {
         case .sendHeartbeat:
             write(
                 .object([
-                    "id": .string("-1"), "comp": .string("__system"), "stream": .string("__heartbeat"),
-                    "task": .int(-1), "tuple": .array([]),
+                    "id": .text("-1"), "comp": .text("__system"), "stream": .text("__heartbeat"),
+                    "task": .integer(-1), "tuple": .array([]),
                 ])
             )
         }
@@ -209,8 +210,8 @@ final class MultilangChild: Sendable {
             throw error
         case .success(let id):
             let message = JSONValue.object([
-                "id": .string(id), "comp": .string(context.origin.stage), "stream": .string(context.origin.stream),
-                "task": .int(Int64(context.origin.taskID)), "tuple": values,
+                "id": .text(id), "comp": .text(context.origin.stage), "stream": .text(context.origin.stream),
+                "task": .integer(Int64(context.origin.taskID)), "tuple": values,
             ])
             // What cannot be written ends the child, and with it the tuple.
             do {
@@ -332,7 +333,7 @@ final class MultilangChild: Sendable {
             timestamp: context.record?.timestamp ?? WallClock.now()
         )
         let tasks = context.emit(record, stream: emit.stream, anchors: others, directTask: emit.task)
-        if emit.needsTaskIDs { write(.array(tasks.map { .int(Int64($0)) })) }
+        if emit.needsTaskIDs { write(.array(tasks.map { .integer(Int64($0)) })) }
     }
 
     // MARK: End

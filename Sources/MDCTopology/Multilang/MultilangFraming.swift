@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import MDCJSON
 import NIOCore
 
 /// Cuts a child's output into messages: JSON, over one or more lines, and then a line `end`. Pure; memory is bounded by `maxBytes`.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import MDCJSON
 import NIOCore
 
 /// What a child says. Source: the multi-language protocol of Apache Storm.
@@ -28,14 +29,14 @@ enum MultilangCommand: Hashable {
     init(_ message: JSONValue) throws(TopologyError) {
         func text(_ name: String) throws(TopologyError) -> String {
             switch message[name] {
-            case .string(let text)?: return text
+            case .text(let text)?: return text
             // Some libraries send ids as they got them, some as numbers.
-            case .int(let number)?: return String(number)
+            case .integer(let number)?: return String(number)
             default: throw TopologyError(.child, "the child sent a command without '\(name)'")
             }
         }
-        guard let command = message["command"]?.string else {
-            guard let pid = message["pid"]?.int else {
+        guard let command = message["command"]?.text else {
+            guard let pid = message["pid"]?.integer else {
                 throw TopologyError(.child, "the child sent what is neither a command nor its pid")
             }
             self = .pid(pid)
@@ -45,7 +46,7 @@ enum MultilangCommand: Hashable {
         case "emit": self = .emit(try Emit(message))
         case "ack": self = .ack(try text("id"))
         case "fail": self = .fail(try text("id"))
-        case "log": self = .log(try text("msg"), level: message["level"]?.int ?? 2)
+        case "log": self = .log(try text("msg"), level: message["level"]?.integer ?? 2)
         case "error": self = .error(try text("msg"))
         case "sync": self = .sync
         case "metrics": self = .metrics
@@ -61,14 +62,14 @@ extension MultilangCommand.Emit {
         }
         var anchors: [String] = []
         for anchor in message["anchors"]?.array ?? [] {
-            if let id = anchor.string ?? anchor.int.map(String.init) { anchors.append(id) }
+            if let id = anchor.text ?? anchor.integer.map(String.init) { anchors.append(id) }
         }
-        let task = message["task"]?.int.map(Int.init)
+        let task = message["task"]?.integer.map(Int.init)
         var needsTaskIDs = task == nil
         if case .bool(false)? = message["need_task_ids"] { needsTaskIDs = false }
         self.init(
             values: values,
-            stream: message["stream"]?.string ?? ProcessorContext.defaultStream,
+            stream: message["stream"]?.text ?? ProcessorContext.defaultStream,
             anchors: anchors,
             task: task,
             needsTaskIDs: needsTaskIDs
@@ -93,7 +94,7 @@ enum MultilangTuple {
             guard let text = String(validating: bytes.readableBytesView, as: UTF8.self) else {
                 throw TopologyError(.processor, "the record's \(what) is not UTF-8, and children get text only")
             }
-            return .string(text)
+            return .text(text)
         }
         let key = try text(record.key, "key")
         guard input == .json, let value = record.value else { return .array([key, try text(record.value, "value")]) }
@@ -110,7 +111,7 @@ enum MultilangTuple {
         func bytes(_ value: JSONValue) throws -> ByteBuffer? {
             switch value {
             case .null: nil
-            case .string(let text): ByteBuffer(string: text)
+            case .text(let text): ByteBuffer(string: text)
             default: ByteBuffer(bytes: try value.serialized())
             }
         }

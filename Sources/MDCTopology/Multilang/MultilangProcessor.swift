@@ -2,6 +2,7 @@
 
 import Foundation
 import Logging
+public import MDCJSON
 import MDCModel
 public import NIOCore
 import Synchronization

@@ -3,6 +3,7 @@
 import ArgumentParser
 import Foundation
 import MDCClient
+import MDCJSON
 import MDCModel
 import MDCPipeline
 

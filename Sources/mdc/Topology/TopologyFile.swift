@@ -2,6 +2,7 @@
 
 import Foundation
 import MDCClient
+import MDCJSON
 import MDCTopology
 import NIOCore
 import TOMLKit
@@ -259,13 +260,13 @@ private struct TopologyTable {
         var documents: [String: JSONValue] = [:]
         for name in inner.keys {
             if let text = inner[name]?.string {
-                documents[name] = .string(text)
+                documents[name] = .text(text)
             } else if let flag = inner[name]?.bool {
                 documents[name] = .bool(flag)
             } else if let number = inner[name]?.int {
-                documents[name] = .int(Int64(number))
+                documents[name] = .integer(Int64(number))
             } else if let number = inner[name]?.double {
-                documents[name] = .double(number)
+                documents[name] = .number(number)
             } else {
                 throw problem(
                     "\(key).\(name)",

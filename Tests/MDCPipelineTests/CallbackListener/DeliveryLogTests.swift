@@ -2,6 +2,7 @@
 
 import AsyncHTTPClient
 import Foundation
+import MDCJSON
 import MDCModel
 import NIOCore
 import NIOHTTP1

@@ -4,6 +4,7 @@ import AsyncHTTPClient
 import Foundation
 import Logging
 import MDCClient
+import MDCJSON
 import MDCModel
 import NIOCore
 import NIOHTTP1

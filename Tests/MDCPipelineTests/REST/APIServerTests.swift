@@ -3,6 +3,7 @@
 import AsyncHTTPClient
 import Foundation
 import MDCClient
+import MDCJSON
 import MDCModel
 import NIOCore
 import NIOHTTP1

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Foundation
-import NIOCore
+public import Foundation
 
 /// Any JSON value, where the shape is known only when it is read.
 public enum JSONValue: Sendable, Hashable {
@@ -26,13 +25,44 @@ public enum JSONValue: Sendable, Hashable {
         self = value
     }
 
-    /// The JSON form of a value that always has one.
-    init(_ value: some Encodable) {
-        self = JSONValue(json: encodeJSON(value)) ?? .null
+    /// Reads JSON bytes. Throws what Foundation's decoder throws.
+    public init(parsing bytes: some Sequence<UInt8>) throws {
+        self = try JSONDecoder().decode(JSONValue.self, from: Data(bytes))
+    }
+
+    /// The value on one line, members in order of their names. Throws what Foundation's encoder throws (a number that is none).
+    public func serialized() throws -> Data {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.withoutEscapingSlashes, .sortedKeys]
+        return try encoder.encode(self)
+    }
+
+    /// The string; nil for anything else.
+    public var text: String? {
+        if case .text(let text) = self { return text }
+        return nil
+    }
+
+    /// The whole number; nil for anything else.
+    public var integer: Int64? {
+        if case .integer(let number) = self { return number }
+        return nil
+    }
+
+    /// The elements; nil for anything else.
+    public var array: [JSONValue]? {
+        if case .array(let list) = self { return list }
+        return nil
+    }
+
+    /// An object's member; nil for anything else.
+    public subscript(name: String) -> JSONValue? {
+        if case .object(let members) = self { return members[name] }
+        return nil
     }
 
     /// What it is, for messages to people.
-    var kind: String {
+    public var kind: String {
         switch self {
         case .null: "null"
         case .bool: "true or false"
